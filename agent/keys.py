@@ -1,0 +1,81 @@
+"""PUBLIC: every Consul key, service name and check id, spelled once."""
+
+from __future__ import annotations
+
+CONTROLLER_SERVICE = "tdie-controller"
+AGENT_SERVICE = "tdie-agent"
+CLUSTER_META = "tdie-cluster"
+NODE_META = "tdie-node"
+ROOT = "tdie/"
+
+
+def prefix(cluster: str) -> str:
+    """Everything of one cluster."""
+    return f"{ROOT}{cluster}/"
+
+
+def epoch(cluster: str) -> str:
+    """The number of the current leadership; only grows."""
+    return prefix(cluster) + "epoch"
+
+
+def leader(cluster: str) -> str:
+    """The lock of the leading controller; its value is JSON with `name`, `api` (URL) and `since`."""
+    return prefix(cluster) + "leader"
+
+
+def node(cluster: str, name: str) -> str:
+    """The identity lock of one agent: refuses a second agent of that name."""
+    return prefix(cluster) + f"nodes/{name}"
+
+
+def nodes(cluster: str) -> str:
+    return prefix(cluster) + "nodes/"
+
+
+def lease(cluster: str, replica: str) -> str:
+    return prefix(cluster) + f"leases/{replica}"
+
+
+def node_lock(cluster: str, name: str) -> str:
+    """Held while a node is being changed; the value says who, why, since."""
+    return prefix(cluster) + f"locks/nodes/{name}"
+
+
+def node_locks(cluster: str) -> str:
+    return prefix(cluster) + "locks/nodes/"
+
+
+def record(cluster: str, *parts: str) -> str:
+    """What the controllers remember: `commit`, `rollouts/<instance>`, `approvals`, …"""
+    return prefix(cluster) + "record/" + "/".join(parts)
+
+
+def replica_service_id(cluster: str, node: str, replica: str) -> str:
+    return f"tdie/{cluster}/{node}/{replica}"
+
+
+def replica_check_id(cluster: str, node: str, replica: str) -> str:
+    """The TTL check that carries a replica's own sentence."""
+    return replica_service_id(cluster, node, replica) + ":state"
+
+
+def replica_alias_check_id(cluster: str, node: str, replica: str) -> str:
+    """The alias check that follows the node's agent."""
+    return replica_service_id(cluster, node, replica) + ":agent"
+
+
+def agent_service_id(cluster: str, node: str) -> str:
+    return f"tdie/{cluster}/{node}"
+
+
+def agent_check_id(cluster: str, node: str) -> str:
+    return agent_service_id(cluster, node) + ":beat"
+
+
+def controller_service_id(cluster: str, name: str) -> str:
+    return f"tdie/{cluster}/controller/{name}"
+
+
+def controller_check_id(cluster: str, name: str) -> str:
+    return controller_service_id(cluster, name) + ":beat"

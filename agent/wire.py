@@ -1,0 +1,271 @@
+"""PUBLIC: what controller and agent say to each other. Assignments go down, Reports come up.
+
+Field names travel in camelCase. An Assignment with a field this agent does not know is refused (VERSION_SKEW) because obeying
+half of it could be wrong; a Report with unknown fields is read without them because observing less is harmless.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable, Mapping
+from enum import StrEnum
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+from pydantic.alias_generators import to_camel
+
+WIRE_VERSION = 1
+
+
+class Wire(BaseModel):
+    """Base of everything a controller sends: frozen, strict about unknown fields."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", alias_generator=to_camel, populate_by_name=True)
+
+
+class Told(BaseModel):
+    """Base of everything an agent tells: frozen, tolerant of fields that a newer agent adds."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore", alias_generator=to_camel, populate_by_name=True)
+
+
+def canonical_json(value: Any) -> bytes:
+    """The same bytes for equal values, whatever the order of keys."""
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False).encode()
+
+
+def digest_of(value: Any) -> str:
+    """Hex sha256 of the canonical JSON of a value."""
+    return hashlib.sha256(canonical_json(value)).hexdigest()
+
+
+# ---------------------------------------------------------------------------------------------- what should run
+
+
+class PackageRef(Wire):
+    """Exactly these bytes: a name and version for people, a content digest (64 hex digits) for programs."""
+
+    name: str
+    version: str
+    digest: str
+
+    def __str__(self) -> str:
+        return f"{self.name}@{self.version}"
+
+
+class PackageOrder(Wire):
+    """A package to have installed, and URLs that serve it, best first."""
+
+    package: PackageRef
+    sources: tuple[str, ...] = ()
+
+
+class PublisherSpec(Wire):
+    """The way a replica's messages leave it."""
+
+    package: PackageRef
+    settings: Mapping[str, Any] = Field(default_factory=dict)
+
+
+class Resources(Wire):
+    """Upper bounds of one replica: cores, and bytes of memory. None is unbounded."""
+
+    cpu: float | None = None
+    memory: int | None = None
+
+
+class ReplicaSpec(Wire):
+    """Everything that decides a running process, and nothing else: its hash tells whether a process must change."""
+
+    package: PackageRef
+    settings: Mapping[str, Any] = Field(default_factory=dict)
+    env: Mapping[str, str] = Field(default_factory=dict)
+    publisher: PublisherSpec | None = None
+    resources: Resources = Resources()
+
+    def hash(self) -> str:
+        """Hex sha256 over the canonical form; equal hashes mean the same process would do."""
+        return digest_of(self.model_dump(mode="json", by_alias=True))
+
+
+class RestartPolicy(Wire):
+    """How a crashed host comes back: the first restart at once, later ones after `delay`, `attempts` within `interval`.
+
+    `mode` says what happens then: `fail` gives up (state Failed), `delay` waits for the interval to pass. Seconds.
+    """
+
+    attempts: int = 2
+    interval: float = 1800.0
+    delay: float = 15.0
+    mode: Literal["fail", "delay"] = "fail"
+
+
+class HealthCheck(Wire):
+    """A probe beyond the host's own state. `kind` none: healthy is Started and the component's own state."""
+
+    kind: Literal["none", "http", "tcp", "exec"] = "none"
+    target: str = ""  # URL path or URL, port, or command line
+    interval: float = 10.0
+    timeout: float = 2.0
+
+
+class ReplicaPolicy(Wire):
+    """How a replica is looked after; changing it restarts nothing."""
+
+    restart: RestartPolicy = RestartPolicy()
+    health: HealthCheck = HealthCheck()
+    ports: tuple[int, ...] = ()
+    stop_grace: float = 10.0
+    protected: bool = False  # read back from here when the document is gone
+    lease: Literal["none"] = "none"
+
+
+class ReplicaOrder(Wire):
+    """One replica that this node should run."""
+
+    replica: str
+    instance: str
+    spec: ReplicaSpec
+    spec_hash: str
+    policy: ReplicaPolicy = ReplicaPolicy()
+    commit: str = ""  # the commit that brought this spec here; keeps its value while the spec stays
+    ordered: tuple[int, int] = (0, 0)  # (epoch, generation) in which it was first ordered here: the later of two wins
+    renamed_from: str | None = None  # take over this replica's process instead of starting one
+
+
+class Assignment(Wire):
+    """The complete, numbered list of what one node should have installed and running."""
+
+    wire: Literal[1] = 1
+    cluster: str
+    node: str
+    epoch: int
+    generation: int
+    commit: str = ""
+    packages: tuple[PackageOrder, ...] = ()  # sorted by name, version, digest
+    replicas: tuple[ReplicaOrder, ...] = ()  # sorted by replica
+    digest: str  # content_digest(packages, replicas)
+
+    @property
+    def number(self) -> tuple[int, int]:
+        """What orders assignments of one node: epoch first, then generation."""
+        return (self.epoch, self.generation)
+
+
+def content_digest(packages: Iterable[PackageOrder], replicas: Iterable[ReplicaOrder]) -> str:
+    """Hex sha256 of what a node should have; where packages come from does not count."""
+    return digest_of(
+        {
+            "packages": [p.package.model_dump(mode="json", by_alias=True) for p in packages],
+            "replicas": [r.model_dump(mode="json", by_alias=True) for r in replicas],
+        }
+    )
+
+
+# ---------------------------------------------------------------------------------------------- what is true there
+
+
+class ReplicaState(StrEnum):
+    """Where a replica is on its node. Only Started can be healthy."""
+
+    PENDING = "Pending"  # ordered; its package is not installed yet
+    STARTING = "Starting"
+    STARTED = "Started"
+    STOPPING = "Stopping"
+    STOPPED = "Stopped"  # stopped by hand or exited by itself with status 0
+    BACKOFF = "Backoff"  # crashed; waits for its next restart
+    FAILED = "Failed"  # crashed too often, or cannot start; waits for a new spec
+
+
+class ReplicaStatus(Told):
+    """One replica as its node sees it. Times are seconds on the node's boot clock."""
+
+    replica: str
+    instance: str
+    spec_hash: str
+    package: PackageRef
+    state: ReplicaState
+    healthy: bool = False
+    since: float = 0.0  # when `state` or `healthy` last changed
+    started_at: str = ""  # ISO 8601 time of day of the last start, for people
+    pid: int | None = None
+    port: int | None = None
+    restarts: int = 0
+    last_error: str = ""
+    retry_at: float | None = None  # when a Backoff ends
+    commit: str = ""
+    index: int = 0  # the report index at which this row last changed
+
+
+class PackageStatus(Told):
+    """One package on a node: installed, being fetched, or why not."""
+
+    package: PackageRef
+    state: Literal["Installed", "Fetching", "Failed"]
+    error: str = ""
+    used: bool = True
+
+
+class NodeProblem(Told):
+    """Something an operator of this node should know: typed, deduplicated, gone when healed."""
+
+    code: str
+    detail: str
+
+
+class Capacity(Told):
+    """What a node offers. None means not declared."""
+
+    slots: int | None = None
+    cpu: float | None = None
+    memory: int | None = None
+
+
+class Accepted(Told):
+    """The assignment a node has taken over: written to disk before it is echoed."""
+
+    epoch: int
+    generation: int
+    digest: str
+
+
+class Report(Told):
+    """What a node says is true there: state transitions only, with an index that only grows.
+
+    Asked with an index, it holds the rows that changed since (`base` = that index, `removed` = rows gone since); asked with 0,
+    or after the agent restarted, all rows (`base` 0). `at` is the node's boot clock when it was sent, so a reader can turn
+    `since` into an age.
+    """
+
+    wire: int = WIRE_VERSION
+    cluster: str
+    node: str
+    agent: str  # changes each time the agent starts; an index is only comparable within one
+    boot_id: str
+    index: int
+    base: int = 0
+    at: float
+    epoch: int  # the highest epoch that has claimed this node
+    accepted: Accepted | None = None
+    settled: bool = False  # nothing left to do for the accepted assignment
+    labels: Mapping[str, str] = Field(default_factory=dict)
+    capacity: Capacity = Capacity()
+    version: str = ""
+    packages: tuple[PackageStatus, ...] = ()
+    replicas: tuple[ReplicaStatus, ...] = ()
+    removed: tuple[str, ...] = ()
+    problems: tuple[NodeProblem, ...] = ()
+
+
+class Claim(Wire):
+    """A controller takes charge of a node with its epoch."""
+
+    epoch: int
+
+
+class Claimed(Told):
+    """The answer to a claim: the whole report, and the assignment in force, so that a new leader plans from facts."""
+
+    report: Report
+    assignment: Assignment | None = None

@@ -1,0 +1,1 @@
+"""From a Git commit to running processes: source, planning, execution."""

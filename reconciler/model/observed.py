@@ -1,0 +1,82 @@
+"""The fleet as last seen: possibly late, possibly incomplete, and saying so."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+
+from agent.clock import Monotonic
+from agent.wire import Accepted, Assignment, Capacity, NodeProblem, PackageRef, ReplicaState
+
+
+class Presence(StrEnum):
+    """What is known of a node. Only ALIVE nodes are given work; only LOST ones have it taken away."""
+
+    ALIVE = "alive"  # claimed by this leader, and its long poll answers
+    JOINING = "joining"  # registered, not claimed yet
+    UNREACHABLE = "unreachable"  # one witness is missing, or both for less than `lostAfter`: nothing is concluded
+    LOST = "lost"  # both witnesses (Consul, long poll) agree for `lostAfter`
+    ABSENT = "absent"  # listed in Git, but no agent of that name ever joined: nothing can run there
+
+
+@dataclass(frozen=True, slots=True)
+class ReplicaView:
+    """One replica as its node reported it; `since` is on the controller's clock."""
+
+    replica: str
+    instance: str
+    spec_hash: str
+    package: PackageRef
+    state: ReplicaState
+    healthy: bool
+    since: Monotonic  # when state or healthy last changed
+    restarts: int = 0
+    pid: int | None = None
+    port: int | None = None
+    last_error: str = ""
+    started_at: str = ""
+    commit: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class NodeView:
+    """One node. `assignment` is what this leader sent last, else what the node had in force when it was claimed.
+
+    A replica whose entry in `assignment` differs from its reported row (or has none) is on its way and counts as unavailable.
+    """
+
+    name: str
+    presence: Presence
+    since: Monotonic = Monotonic(0.0)  # of the presence
+    detail: str = ""  # why it is not alive, for people
+    assignment: Assignment | None = None
+    accepted: Accepted | None = None  # echoed by the agent after it was written to disk
+    next_generation: int = 1
+    replicas: Mapping[str, ReplicaView] = field(default_factory=dict)
+    installed: frozenset[str] = frozenset()  # package digests
+    package_errors: Mapping[str, str] = field(default_factory=dict)  # digest -> why it is not installed
+    labels: Mapping[str, str] = field(default_factory=dict)  # as registered; Git's labels go over them
+    capacity: Capacity = Capacity()  # as registered; Git's declaration goes over it
+    locked_by: str = ""  # who holds the node lock to say "not now", with the reason
+    problems: tuple[NodeProblem, ...] = ()
+    api: str = ""
+    version: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class ObservedState:
+    """All nodes known from Git or Consul, under one leadership."""
+
+    epoch: int
+    nodes: Mapping[str, NodeView]
+    warnings: tuple[str, ...] = ()  # foreign services of an instance's name, agents not listed in Git, …
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """What the controllers remember in Consul besides the fleet itself."""
+
+    approved: frozenset[str] = frozenset()  # change ids a person has approved (`tdie apply`)
+    confirmed_prune: str = ""  # plan digest for which a person confirmed stops beyond the limit
+    stable: Mapping[str, str] = field(default_factory=dict)  # instance -> spec hash that last was wholly healthy

@@ -1,0 +1,121 @@
+"""What should happen next, as data: changes, holds with their reasons, and the next assignments."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+
+from agent.clock import Monotonic
+from agent.wire import PackageOrder, ReplicaOrder
+
+
+class Verdict(StrEnum):
+    LEAVE = "leave"  # never act on what cannot be seen
+    KEEP = "keep"
+    START = "start"
+    RECONFIGURE = "reconfigure"
+    REPLACE = "replace"
+    MOVE = "move"
+    RENAME = "rename"
+    STOP = "stop"
+
+
+class Cause(StrEnum):
+    COMMIT = "commit"
+    DRIFT = "drift"
+    NODE_LOST = "node-lost"
+    NODE_JOINED = "node-joined"
+    NODE_REMOVED = "node-removed"
+    DRAIN = "drain"
+    ROLLBACK = "rollback"
+
+
+class HoldReason(StrEnum):
+    """Why a wanted change is not made yet. The value is the code people see."""
+
+    NODE_SILENT = "NODE_SILENT"  # the node, or one that may still run the replica, does not answer
+    NODE_LOCKED = "NODE_LOCKED"  # somebody holds the node lock
+    NO_PLACE = "NO_PLACE"  # no node passes the filters
+    PACKAGE_FETCHING = "PACKAGE_FETCHING"  # a target node is still fetching the new package
+    PACKAGE_FAILED = "PACKAGE_FAILED"  # a target node cannot install it
+    PACKAGE_MISSING = "PACKAGE_MISSING"  # nobody can serve it
+    TOO_FEW_LEFT = "TOO_FEW_LEFT"  # maxParallel replicas are away already
+    SOAKING = "SOAKING"  # the last new replica is not healthy for minHealthyTime yet
+    ROLLOUT_HALTED = "ROLLOUT_HALTED"  # a new replica missed healthyDeadline, or nothing moved for progressDeadline
+    EARLIER_WAVE = "EARLIER_WAVE"
+    DEPENDENCY = "DEPENDENCY"
+    PRUNE_HELD = "PRUNE_HELD"  # too much would be stopped, or something protected
+    PRUNE_OFF = "PRUNE_OFF"  # sync.prune: false
+    SUSPENDED = "SUSPENDED"
+    NOT_APPROVED = "NOT_APPROVED"  # sync.mode: manual
+    DRY_RUN = "DRY_RUN"  # sync.mode: dry-run
+    IN_FLIGHT = "IN_FLIGHT"  # sent to the node; its report does not show it yet
+    TARGET_STARTING = "TARGET_STARTING"  # a moved replica is not healthy at its new node yet
+    MASS_FAILURE = "MASS_FAILURE"  # so many nodes vanished at once that nothing is moved
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """A difference to act on. `id` is stable while the difference is the same."""
+
+    id: str  # 12 hex digits over replica, verdict, hashes, nodes, cause, commit
+    replica: str
+    instance: str
+    verdict: Verdict
+    cause: Cause
+    commit: str
+    node: str  # where it happens; the target of a MOVE; "" when no node was found
+    from_node: str = ""  # MOVE only
+    from_hash: str = ""
+    to_hash: str = ""
+    from_package: str = ""  # name@version
+    to_package: str = ""
+    from_replica: str = ""  # RENAME only
+    reason: str = ""  # for people: "package 1.0.0 → 1.1.0", "filter: *.xml → *.csv", "no longer in Git"
+    wave: int = 0  # position in the order of waves, from 0
+
+
+@dataclass(frozen=True, slots=True)
+class Hold:
+    """A change the planner wants but does not make yet."""
+
+    change: str  # Change.id
+    replica: str
+    instance: str
+    reason: HoldReason
+    detail: str  # one sentence for people
+    waiting_on: tuple[str, ...] = ()  # nodes, replicas, instances, lock holders that can be looked up
+    until: Monotonic | None = None  # when time alone ends it
+
+
+@dataclass(frozen=True, slots=True)
+class NodeTarget:
+    """What a node's next assignment holds; execution numbers it and adds where packages come from."""
+
+    node: str
+    packages: tuple[PackageOrder, ...]
+    replicas: tuple[ReplicaOrder, ...]
+    digest: str  # agent.wire.content_digest
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """The whole set of changes of all waves, the holds, and what goes out now."""
+
+    commit: str
+    changes: tuple[Change, ...]  # in the order in which people read and waves run
+    holds: tuple[Hold, ...]
+    targets: Mapping[str, NodeTarget]  # only nodes whose assignment changes now, by name
+    look_again_at: Monotonic | None = None
+    warnings: tuple[str, ...] = ()
+    digest: str = ""  # 16 hex digits over the change ids
+
+    def counts(self) -> Counter[Verdict]:
+        """How many changes of each verdict."""
+        return Counter(change.verdict for change in self.changes)
+
+    def held(self, change: str) -> Hold | None:
+        """The hold on a change, if any."""
+        return next((hold for hold in self.holds if hold.change == change), None)
