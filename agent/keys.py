@@ -6,6 +6,7 @@ CONTROLLER_SERVICE = "tdie-controller"
 AGENT_SERVICE = "tdie-agent"
 CLUSTER_META = "tdie-cluster"
 NODE_META = "tdie-node"
+API_META = "tdie-api"  # URL of an agent's or controller's API
 ROOT = "tdie/"
 
 
