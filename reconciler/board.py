@@ -1,0 +1,117 @@
+"""What this controller knows at the moment, for people and programs that ask: a few frozen values, replaced as a whole."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from itertools import count
+from typing import Any
+
+from agent.clock import Clock
+from agent.errors import TdieError
+from reconciler.execution.leadership import Term
+from reconciler.execution.publish import Sent
+from reconciler.model.desired import DesiredState
+from reconciler.model.observed import ObservedState
+from reconciler.model.plan import Plan
+from reconciler.source.sourced import Sourced
+
+EVENTS = 1000
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """Something that happened, once: `number` only grows within one controller."""
+
+    number: int
+    at: str  # ISO 8601, UTC
+    code: str
+    detail: str
+    fields: dict[str, Any] = field(default_factory=dict)
+
+
+class Board:
+    """The latest of everything, and the recent events. Read by the API; written by the loop only."""
+
+    def __init__(self, cluster: str, clock: Clock) -> None:
+        self.cluster = cluster
+        self._clock = clock
+        self._numbers = count(1)
+        self._listeners: list[Callable[[], None]] = []
+        self._said: dict[str, str] = {}
+        self.events: deque[Event] = deque(maxlen=EVENTS)
+        self.term: Term | None = None
+        self.source: Sourced | None = None
+        self.desired: DesiredState | None = None
+        self.observed: ObservedState | None = None
+        self.plan: Plan | None = None
+        self.error: str = ""
+
+    def leads(self, term: Term) -> None:
+        """This controller leads with this term."""
+        self.term = term
+        self.error = ""
+        self._event("LEADING", f"leads with epoch {term.epoch}", epoch=term.epoch)
+
+    def follows(self) -> None:
+        """This controller does not lead (any more)."""
+        if self.term is not None:
+            self._event("STANDING_BY", self.term.why or "does not lead any more")
+        self.term = None
+
+    def trouble(self, error: BaseException) -> None:
+        """Something did not work; it is said once until it changes."""
+        self.error = str(error)
+        self._once("trouble", getattr(error, "code", "ERROR"), str(error))
+
+    def sourced(self, sourced: Sourced) -> None:
+        """A look at Git ended like this."""
+        if sourced is self.source:
+            return
+        self.source = sourced
+        if sourced.trouble is not None:
+            self._once("git", sourced.trouble.code, str(sourced.trouble))
+        elif sourced.problems:
+            self._once(
+                "git",
+                "COMMIT_REJECTED",
+                f"commit {sourced.commit[:8]} rejected: {len(sourced.problems)} problem(s), first {sourced.problems[0]}",
+                commit=sourced.commit,
+            )
+        elif sourced.desired is not None:
+            self._once("git", "COMMIT_IN_FORCE", f"commit {sourced.desired.commit[:8]} is in force: {sourced.desired.subject}")
+
+    def planned(self, desired: DesiredState, observed: ObservedState, plan: Plan, sent: tuple[Sent, ...]) -> None:
+        """A cycle ended with this plan."""
+        self.desired, self.observed, self.plan, self.error = desired, observed, plan, ""
+        for one in sent:
+            if one.error:
+                self._once(f"send {one.node}", "NOT_SENT", f"{one.node}: {one.error}", node=one.node)
+            else:
+                self._event("SENT", f"{one.node}: assignment {one.epoch}.{one.generation}", node=one.node)
+        done = "CONVERGED" if not plan.changes else "CHANGING"
+        self._once("plan", done, f"commit {plan.commit[:8]}: {len(plan.changes)} change(s), {len(plan.holds)} held")
+        for listener in list(self._listeners):
+            listener()
+
+    def listen(self, listener: Callable[[], None]) -> Callable[[], None]:
+        """Call `listener` after each event or plan; returns a function that ends this."""
+        self._listeners.append(listener)
+        return lambda: self._listeners.remove(listener)
+
+    def _once(self, subject: str, code: str, detail: str, **fields: Any) -> None:
+        if self._said.get(subject) != code + detail:
+            self._said[subject] = code + detail
+            self._event(code, detail, **fields)
+
+    def _event(self, code: str, detail: str, **fields: Any) -> None:
+        at = f"{self._clock.wall():%Y-%m-%dT%H:%M:%S.%fZ}"
+        self.events.append(Event(next(self._numbers), at, code, detail, fields))
+        for listener in list(self._listeners):
+            listener()
+
+
+def unknown_state(detail: str) -> TdieError:
+    """What an API answers before the first cycle has ended."""
+    return TdieError(detail, code="NOT_READY", hint="try again in a moment")

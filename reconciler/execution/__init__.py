@@ -1,0 +1,1 @@
+"""Plan → what agents and Consul are told: leadership, numbering, node locks, the record."""

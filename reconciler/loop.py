@@ -1,0 +1,209 @@
+"""One cycle as a straight line: Git and fleet → plan → assignments. How it ended says when to look next."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass
+
+import structlog
+
+from agent.clock import Monotonic
+from agent.errors import TdieError, Waiting
+from reconciler.board import Board
+from reconciler.edges import Edges
+from reconciler.execution.leadership import Leadership, LeadershipLost, Term
+from reconciler.execution.locks import NodeLocks
+from reconciler.execution.publish import Publisher, Sent
+from reconciler.execution.record import RecordStore
+from reconciler.model.desired import DesiredState
+from reconciler.model.observed import ObservedState, Record
+from reconciler.model.plan import Plan
+from reconciler.observe.fleet import Fleet, HigherEpoch
+from reconciler.planning import Planner
+from reconciler.source.sourced import Sourced
+from reconciler.wakeups import Wakeups
+
+log = structlog.get_logger("loop")
+
+LONGEST = 50.0  # seconds between looks when nothing wakes the loop
+SHORTEST = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Settled:
+    """How a cycle ended. `look_again_at` is when time alone may change the outcome."""
+
+    plan: Plan | None
+    sent: tuple[Sent, ...] = ()
+    look_again_at: Monotonic | None = None
+
+
+class Loop:
+    """One controller: stands by, leads, and while it leads keeps the fleet at the commit in force."""
+
+    def __init__(self, cluster: str, edges: Edges, leadership: Leadership, board: Board, wakeups: Wakeups) -> None:
+        self._cluster = cluster
+        self._edges = edges
+        self._leadership = leadership
+        self._wakeups = wakeups
+        self.board = board
+        self.record = RecordStore(cluster, consul=edges.consul, clock=edges.clock)
+        self.fleet = Fleet(
+            cluster, consul=edges.consul, nodes=edges.nodes, clock=edges.clock, wake=wakeups.wake
+        )
+        self._planner = Planner()
+        self._last: tuple[object, Settled] | None = None
+        self._record = Record()
+        self._record_stale = True
+
+    async def run(self) -> None:
+        """Stand by and lead, again and again, until cancelled."""
+        while True:
+            try:
+                async with self._leadership.term() as term:
+                    await self._lead(term)
+            except* HigherEpoch as group:
+                log.warning("a node knows a later leadership", error=str(group.exceptions[0]))
+            except* TdieError as group:
+                self.board.trouble(_first(group))
+                log.warning("not leading", error=str(_first(group)))
+            self.board.follows()
+            await asyncio.sleep(0.5)
+
+    # ------------------------------------------------------------------------------------------- one leadership
+
+    async def _lead(self, term: Term) -> None:
+        """Lead until the term ends. A node that knows a higher epoch makes us take a higher one and claim anew."""
+        commit = await self.record.last_good()
+        if commit:
+            await self._edges.source.start_from(commit)
+        while True:
+            try:
+                await self._lead_epoch(term)
+            except* HigherEpoch as group:
+                found = max(_leaves(group), key=lambda error: error.epoch)
+                await self._leadership.raise_epoch(term, found.epoch)
+
+    async def _lead_epoch(self, term: Term) -> None:
+        locks = NodeLocks(
+            self._cluster,
+            term.session,
+            f"controller {self._leadership.name}",
+            consul=self._edges.consul,
+            clock=self._edges.clock,
+        )
+        publisher = Publisher(
+            self._cluster,
+            nodes=self._edges.nodes,
+            fleet=self.fleet,
+            clock=self._edges.clock,
+            term=term,
+            locks=locks,
+            package_url=self._edges.package_url,
+        )
+        self._last, self._record_stale = None, True
+        self.board.leads(term)
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(
+                self.fleet.follow(term.epoch, term.session, fresh_consul=term.fresh_consul), name="follow the fleet"
+            )
+            tasks.create_task(self._watch_source(), name="watch Git")
+            tasks.create_task(self._cycles(publisher, term), name="cycles")
+            tasks.create_task(_until_over(term), name="until the term is over")
+
+    async def _watch_source(self) -> None:
+        while True:
+            await self._edges.source.changed()
+            self._source_stale = True
+            self._wakeups.wake("git")
+
+    async def _cycles(self, publisher: Publisher, term: Term) -> None:
+        sourced = await self._edges.source.look()
+        while True:
+            self._source_stale = False
+            try:
+                settled = await self.cycle(sourced, publisher, term)
+                wait = self._until(settled)
+            except LeadershipLost:
+                raise
+            except Waiting as error:
+                self.board.trouble(error)
+                log.warning("cycle not finished", error=str(error))
+                wait = 1.0
+            reasons = await self._wakeups.wait(wait)
+            if self._source_stale or "timer" in reasons or "person" in reasons:
+                sourced = await self._edges.source.look()
+
+    _source_stale = False
+
+    async def cycle(self, sourced: Sourced, publisher: Publisher, term: Term) -> Settled:
+        """Look once at what Git and the fleet say, and send what follows from both."""
+        self.board.sourced(sourced)
+        desired = sourced.desired
+        if desired is None:
+            return Settled(None)
+        if self._record_stale:
+            self._record = await self.record.load()
+            self._record_stale = False
+        observed, presence_changes = self.fleet.snapshot(desired.cluster.nodes, desired.cluster.failover.lost_after)
+        seen = (desired, observed, self._record)
+        now = self._edges.clock.now()
+        if self._last is not None and self._unchanged(seen, now):
+            return self._last[1]
+        plan = self._planner.plan(desired, observed, self._record, now)
+        sent = await publisher.publish(plan, observed)
+        await self.record.put_last_good(desired.commit, desired.subject, term.session)
+        settled = Settled(plan, sent, _earliest(plan.look_again_at, presence_changes))
+        self._last = (seen, settled)
+        self.board.planned(desired, observed, plan, sent)
+        return settled
+
+    def _unchanged(self, seen: tuple[DesiredState, ObservedState, Record], now: Monotonic) -> bool:
+        """Whether planning would only repeat itself: same inputs, and no hold has lapsed."""
+        if self._last is None:
+            return False
+        before, settled = self._last
+        same = isinstance(before, tuple) and all(a is b for a, b in zip(before, seen, strict=True))
+        return same and (settled.look_again_at is None or now < settled.look_again_at)
+
+    def _until(self, settled: Settled) -> float:
+        """Seconds until the next look when nothing wakes the loop."""
+        if settled.look_again_at is None:
+            return LONGEST
+        return min(LONGEST, max(SHORTEST, settled.look_again_at - self._edges.clock.now()))
+
+    # ------------------------------------------------------------------------------------------- for people
+
+    def record_changed(self) -> None:
+        """A person approved or confirmed something: the next cycle reads the record again."""
+        self._record_stale = True
+        self._last = None
+        self._wakeups.wake("person")
+
+    def look(self) -> None:
+        """Look at Git and fleet now."""
+        self._wakeups.wake("person")
+
+
+async def _until_over(term: Term) -> None:
+    await term.ended.wait()
+    raise LeadershipLost(term.why)
+
+
+def _earliest(*moments: Monotonic | None) -> Monotonic | None:
+    return min((moment for moment in moments if moment is not None), default=None)
+
+
+def _first(group: BaseExceptionGroup[BaseException]) -> BaseException:
+    """The first real error inside nested groups."""
+    found: BaseException = group
+    while isinstance(found, BaseExceptionGroup):
+        found = found.exceptions[0]
+    return found
+
+
+def _leaves(group: BaseExceptionGroup[HigherEpoch]) -> list[HigherEpoch]:
+    leaves: list[HigherEpoch] = []
+    for error in group.exceptions:
+        leaves.extend(_leaves(error) if isinstance(error, BaseExceptionGroup) else [error])
+    return leaves

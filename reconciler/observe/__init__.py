@@ -1,0 +1,1 @@
+"""Consul and the agents' reports → ObservedState. Nothing here decides what should run."""

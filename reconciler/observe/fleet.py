@@ -1,0 +1,305 @@
+"""Follows every agent of the cluster while this controller leads, and answers with a snapshot at any time."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, replace
+
+import structlog
+
+from agent import keys
+from agent.client import NodeApi
+from agent.clock import Clock, Monotonic
+from agent.consul.protocol import Consul, KeyValue, ServiceHealth
+from agent.errors import Refused, TdieError
+from agent.wire import Assignment, Claim, Report
+from reconciler.model.observed import NodeView, ObservedState, Presence
+from reconciler.observe import views
+from reconciler.observe.witness import Finding, Says, Witness, presence
+
+log = structlog.get_logger("observe")
+
+WATCH = 55.0  # seconds; longer than a beat, shorter than what proxies cut
+RETRY = (0.2, 5.0)  # seconds between tries to reach an agent: first, longest
+
+
+class HigherEpoch(TdieError):
+    """A node has been claimed with a higher epoch than ours: we must lead with a higher one, or not at all."""
+
+    code = "STALE_LEADER"
+
+    def __init__(self, node: str, epoch: int) -> None:
+        super().__init__(f"has been claimed with epoch {epoch}", where=node)
+        self.epoch = epoch
+
+
+@dataclass(slots=True)
+class _Node:
+    """What is remembered of one node between snapshots."""
+
+    view: NodeView
+    catalog: Witness
+    poll: Witness
+    joined: bool = False
+    reclaim: bool = False
+    follower: asyncio.Task[None] | None = None
+
+
+class Fleet:
+    """The fleet as this controller sees it. One long poll per agent, three watches on Consul, no polling."""
+
+    def __init__(
+        self,
+        cluster: str,
+        *,
+        consul: Consul,
+        nodes: NodeApi,
+        clock: Clock,
+        wake: Callable[[str], None],
+        beat_ttl: float = 15.0,
+    ) -> None:
+        self._cluster = cluster
+        self._consul = consul
+        self._api = nodes
+        self._clock = clock
+        self._wake = wake
+        self._beat_ttl = beat_ttl
+        self._nodes: dict[str, _Node] = {}
+        self._epoch = 0
+        self._locks: Mapping[str, str] = {}
+        self._patience_until = Monotonic(0.0)  # until then an absent catalog entry proves nothing
+        self._snapshot: tuple[object, ObservedState, Monotonic | None] | None = None
+        self.version = 0  # grows with every observable change
+
+    # ------------------------------------------------------------------------------------------- while leading
+
+    async def follow(self, epoch: int, session: str, *, fresh_consul: bool) -> None:
+        """Follow all agents until cancelled. Raises HigherEpoch when a node knows a later leadership.
+
+        `fresh_consul`: the epoch key was missing, so Consul may have forgotten nodes that are running.
+        """
+        now = self._clock.now()
+        self._epoch = epoch
+        self._patience_until = Monotonic(now + 3 * self._beat_ttl) if fresh_consul else now
+        for name, node in self._nodes.items():
+            node.view = replace(node.view, presence=Presence.JOINING)
+            node.catalog = Witness(Says.UNKNOWN, now)
+            node.poll = Witness(Says.UNKNOWN, now)
+            node.follower = None
+            self._nodes[name] = node
+        self._changed("leading")
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(self._watch_catalog(tasks), name="watch agents")
+            tasks.create_task(self._watch_joined(), name="watch joined nodes")
+            tasks.create_task(self._watch_locks(session), name="watch node locks")
+
+    async def _watch_catalog(self, tasks: asyncio.TaskGroup) -> None:
+        index = 0
+        while True:
+            try:
+                index, entries = await self._consul.watch_service(keys.AGENT_SERVICE, self._cluster, index, WATCH)
+            except TdieError as error:
+                index = 0
+                self._consul_away(error)
+                await asyncio.sleep(1.0)
+                continue
+            self._catalog(entries)
+            for node in self._nodes.values():
+                if node.view.api and (node.follower is None or node.follower.done()):
+                    node.follower = tasks.create_task(self._follow(node), name=f"follow {node.view.name}")
+
+    def _consul_away(self, error: TdieError) -> None:
+        """While Consul cannot be read, and for 2×TTL after, its silence about a node proves nothing."""
+        now = self._clock.now()
+        self._patience_until = Monotonic(now + 2 * self._beat_ttl)
+        for node in self._nodes.values():
+            node.catalog = node.catalog.turn(Says.UNKNOWN, now, str(error))
+        self._changed("consul")
+
+    def _catalog(self, entries: tuple[ServiceHealth, ...]) -> None:
+        now = self._clock.now()
+        seen: set[str] = set()
+        for entry in entries:
+            name = entry.meta.get(keys.NODE_META, "")
+            if not name or name in seen:
+                continue
+            seen.add(name)
+            node = self._node(name, now)
+            node.joined = True
+            node.view = replace(node.view, api=entry.meta.get(keys.API_META, ""))
+            says = Says.UP if entry.passing else Says.DOWN
+            node.catalog = node.catalog.turn(says, now, "" if entry.passing else "its check in Consul is critical")
+        for name, node in self._nodes.items():
+            if name not in seen:
+                patient = now < self._patience_until and node.catalog.says is not Says.DOWN
+                says = Says.UNKNOWN if patient else Says.DOWN
+                node.catalog = node.catalog.turn(says, now, "it is not in Consul's catalog")
+        self._changed("consul")
+
+    async def _watch_joined(self) -> None:
+        """Which nodes ever joined: their identity key stays when they go."""
+        index = 0
+        prefix = keys.nodes(self._cluster)
+        while True:
+            try:
+                index, entries = await self._consul.watch_all(prefix, index, WATCH)
+            except TdieError:
+                index = 0
+                await asyncio.sleep(1.0)  # the catalog watch says that Consul is away
+                continue
+            now = self._clock.now()
+            for entry in entries:
+                self._node(entry.key.removeprefix(prefix), now).joined = True
+            self._changed("consul")
+
+    async def _watch_locks(self, session: str) -> None:
+        index = 0
+        prefix = keys.node_locks(self._cluster)
+        while True:
+            try:
+                index, entries = await self._consul.watch_all(prefix, index, WATCH)
+            except TdieError:
+                index = 0
+                await asyncio.sleep(1.0)
+                continue
+            held = {e.key.removeprefix(prefix): _holder(e) for e in entries if e.session and e.session != session}
+            if held != self._locks:
+                self._locks = held
+                self._changed("consul")
+
+    async def _follow(self, node: _Node) -> None:
+        """Claim one agent, then long-poll its report; on any trouble say so and claim it again."""
+        pause = RETRY[0]
+        while True:
+            try:
+                await self._claim_and_poll(node)
+                pause = RETRY[0]
+            except Refused as error:
+                self._check_epoch(node, error)
+                self._silent(node, error)
+            except TdieError as error:
+                self._silent(node, error)
+            await asyncio.sleep(pause)
+            pause = min(pause * 2, RETRY[1])
+
+    async def _claim_and_poll(self, node: _Node) -> None:
+        answer = await self._api.claim(node.view.api, Claim(epoch=self._epoch))
+        self._must_be(node, answer.report)
+        now = self._clock.now()
+        node.reclaim = False
+        node.view = views.claimed_view(node.view, answer, now)
+        node.poll = node.poll.turn(Says.UP, now)
+        node.joined = True
+        self._changed("report")
+        report = answer.report
+        while not node.reclaim:
+            report = await self._api.report(node.view.api, report.index, WATCH, report.agent)
+            if report.epoch > self._epoch:
+                raise HigherEpoch(node.view.name, report.epoch)
+            if node.reclaim or report.agent != answer.report.agent:
+                return  # it restarted, or a send got lost: ask anew what is in force
+            if report.replicas or report.removed or not report.base or self._differs(node, report):
+                node.view = views.reported_view(node.view, report, self._clock.now())
+                self._changed("report")
+
+    def _differs(self, node: _Node, report: Report) -> bool:
+        """Whether a report without rows still says something new (accepted, packages, problems)."""
+        after = views.reported_view(node.view, report, self._clock.now())
+        return after != node.view
+
+    def _must_be(self, node: _Node, report: Report) -> None:
+        if (report.node, report.cluster) != (node.view.name, self._cluster):
+            raise TdieError(
+                f"answers as {report.cluster}/{report.node}", code="AGENT_IDENTITY_MISMATCH", where=node.view.name
+            )
+
+    def _check_epoch(self, node: _Node, error: Refused) -> None:
+        epoch = getattr(error, "epoch", None)
+        if isinstance(epoch, int) and epoch > self._epoch:
+            raise HigherEpoch(node.view.name, epoch) from error
+
+    def _silent(self, node: _Node, error: TdieError) -> None:
+        if node.poll.says is not Says.DOWN:
+            log.warning("node does not answer", node=node.view.name, error=str(error))
+        node.poll = node.poll.turn(Says.DOWN, self._clock.now(), f"does not answer: {error.code}")
+        self._changed("report")
+
+    # ------------------------------------------------------------------------------------------- for the loop
+
+    def sent(self, name: str, assignment: Assignment) -> None:
+        """The node has been sent this."""
+        node = self._nodes[name]
+        node.view = views.sent_view(node.view, assignment)
+        self.version += 1
+
+    def doubt(self, name: str) -> None:
+        """A send may or may not have arrived: nothing more is planned for the node until it has said what is in force."""
+        node = self._nodes[name]
+        node.reclaim = True
+        node.poll = node.poll.turn(Says.UNKNOWN, self._clock.now(), "a send got no answer")
+        if node.follower is not None:
+            node.follower.cancel()
+        self._changed("report")
+
+    def snapshot(self, listed: Iterable[str], lost_after: float) -> tuple[ObservedState, Monotonic | None]:
+        """The fleet now, and when time alone will change somebody's presence. The same object while nothing changed."""
+        now = self._clock.now()
+        names = frozenset(listed)
+        key = (self.version, names, lost_after)
+        if self._snapshot and self._snapshot[0] == key and (self._snapshot[2] is None or now < self._snapshot[2]):
+            return self._snapshot[1], self._snapshot[2]
+        nodes: dict[str, NodeView] = {}
+        moments: list[Monotonic] = []
+        patient = now < self._patience_until
+        if patient:
+            moments.append(self._patience_until)
+        for name in sorted(names | self._nodes.keys()):
+            node = self._node(name, now)
+            found = self._finding(node, now, lost_after, patient)
+            if found.look_again_at is not None:
+                moments.append(found.look_again_at)
+            nodes[name] = self._viewed(node, found, name)
+        unlisted = sorted(nodes.keys() - names) if names else []
+        warnings = tuple(f"{name}: an agent of this name is registered but Git does not list it" for name in unlisted)
+        observed = ObservedState(epoch=self._epoch, nodes=nodes, warnings=warnings)
+        look_again = min(moments, default=None)
+        self._snapshot = ((self.version, names, lost_after), observed, look_again)
+        return observed, look_again
+
+    def _finding(self, node: _Node, now: Monotonic, lost_after: float, patient: bool) -> Finding:
+        return presence(node.joined or patient, node.catalog, node.poll, now, lost_after)
+
+    def _viewed(self, node: _Node, found: Finding, name: str) -> NodeView:
+        """The node's view with its presence; the same object when nothing about it changed."""
+        view, locked = node.view, self._locks.get(name, "")
+        if (view.presence, view.since, view.detail, view.locked_by) != (
+            found.presence,
+            found.since,
+            found.detail,
+            locked,
+        ):
+            node.view = replace(
+                view, presence=found.presence, since=found.since, detail=found.detail, locked_by=locked
+            )
+        return node.view
+
+    def _node(self, name: str, now: Monotonic) -> _Node:
+        if name not in self._nodes:
+            unknown = Witness(Says.UNKNOWN, now)
+            self._nodes[name] = _Node(views.unknown(name, now), unknown, unknown)
+        return self._nodes[name]
+
+    def _changed(self, reason: str) -> None:
+        self.version += 1
+        self._wake(reason)
+
+
+def _holder(entry: KeyValue) -> str:
+    """Who holds a node lock and why, for people; the value is JSON with `who`, `why`, `since`."""
+    try:
+        value = json.loads(entry.value)
+        return f"{value['who']}: {value['why']}"
+    except (ValueError, KeyError, TypeError):
+        return entry.value.decode(errors="replace")[:200] or "somebody"

@@ -1,0 +1,63 @@
+"""Pure: what two witnesses (Consul's catalog, our own long poll) together say of a node (DESIGN §6, Lost nodes)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+from agent.clock import Monotonic
+from reconciler.model.observed import Presence
+
+
+class Says(StrEnum):
+    UNKNOWN = "unknown"  # nothing heard yet, or what it says does not count now
+    UP = "up"
+    DOWN = "down"
+
+
+@dataclass(frozen=True, slots=True)
+class Witness:
+    """What one witness says of a node, and since when."""
+
+    says: Says
+    since: Monotonic
+    detail: str = ""
+
+    def turn(self, says: Says, now: Monotonic, detail: str = "") -> Witness:
+        """The witness after it said this: `since` moves only when its word changed."""
+        if says == self.says:
+            return self if detail == self.detail else Witness(says, self.since, detail)
+        return Witness(says, now, detail)
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """A node's presence with its reason; `look_again_at` is when time alone would change it."""
+
+    presence: Presence
+    since: Monotonic
+    detail: str = ""
+    look_again_at: Monotonic | None = None
+
+
+def presence(joined: bool, catalog: Witness, poll: Witness, now: Monotonic, lost_after: float) -> Finding:
+    """Conclude from both witnesses. Only their agreement for `lost_after` seconds makes a node LOST.
+
+    `joined` is False when no agent of that name ever registered, as far as anybody can know.
+    """
+    if poll.says is Says.UP and catalog.says is not Says.DOWN:
+        return Finding(Presence.ALIVE, poll.since)
+    if not joined and catalog.says is not Says.UP:
+        return Finding(Presence.ABSENT, catalog.since, "no agent of this name has joined yet")
+    if poll.says is Says.DOWN and catalog.says is Says.DOWN:
+        agreed = Monotonic(max(poll.since, catalog.since))
+        if now - agreed >= lost_after:
+            return Finding(Presence.LOST, agreed, f"{catalog.detail}; {poll.detail}")
+        return Finding(
+            Presence.UNREACHABLE, agreed, f"{catalog.detail}; {poll.detail}", Monotonic(agreed + lost_after)
+        )
+    if poll.says is Says.UP:
+        return Finding(Presence.UNREACHABLE, catalog.since, f"answers, but {catalog.detail}")
+    if poll.says is Says.DOWN:
+        return Finding(Presence.UNREACHABLE, poll.since, poll.detail)
+    return Finding(Presence.JOINING, catalog.since, "not claimed by this controller yet")
