@@ -1,0 +1,1 @@
+"""PUBLIC: packages: manifest, content digest, zip rules, install, store, retention."""
