@@ -1,0 +1,139 @@
+"""Base of everything a host runs: a name, an instance id, a state, and the three calls of a life: start, stop, close."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import uuid
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Coroutine
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Any, NewType
+
+from agent.sdk.message import Message
+from agent.sdk.settings import Settings
+
+InstanceId = NewType("InstanceId", str)
+"""32 hex digits that name one life of one extension object; annotate a constructor parameter with it to get it."""
+
+
+class ObjectState(StrEnum):
+    """Where a component or publisher is in its life."""
+
+    INITIALIZED = "Initialized"
+    STARTING = "Starting"
+    STARTED = "Started"
+    STOPPING = "Stopping"
+    STOPPED = "Stopped"
+    ERRORED = "Errored"
+    DESTROYED = "Destroyed"
+
+
+@dataclass(slots=True)
+class Binding:
+    """What a host knows about one extension object; made before the constructor runs, so that authors need no super()."""
+
+    name: str = ""
+    instance_id: InstanceId = field(default_factory=lambda: InstanceId(uuid.uuid4().hex))
+    settings: Settings = field(default_factory=Settings)
+    log: logging.Logger = field(default_factory=lambda: logging.getLogger("component"))
+    state: ObjectState = ObjectState.INITIALIZED
+    cause: str = ""
+    changed: Callable[[], None] | None = None
+    tasks: set[asyncio.Task[Any]] = field(default_factory=set)
+
+
+class Extension(ABC):
+    """What components and publishers have in common.
+
+    A constructor names what it needs by annotation and gets it: `Settings`, `PublisherSettings`, `MessagePublisher`,
+    `logging.Logger`, `InstanceId`. `start` returns when the work is under way; long work runs in `spawn`ed tasks.
+    """
+
+    _bound: Binding | None = None
+
+    @abstractmethod
+    async def start(self) -> None:
+        """Begin working; raising means that nothing runs and `close` follows."""
+
+    async def stop(self) -> None:  # noqa: B027 - an author may have nothing to do here
+        """Finish what is pending. Called once after a good start; tasks still running afterwards are cancelled."""
+
+    async def close(self) -> None:  # noqa: B027
+        """Give everything back. The last call, also after a failed start."""
+
+    @property
+    def name(self) -> str:
+        """The replica this object works for."""
+        return self._binding.name
+
+    @property
+    def instance_id(self) -> InstanceId:
+        return self._binding.instance_id
+
+    @property
+    def settings(self) -> Settings:
+        return self._binding.settings
+
+    @property
+    def log(self) -> logging.Logger:
+        return self._binding.log
+
+    @property
+    def state(self) -> ObjectState:
+        return self._binding.state
+
+    @property
+    def cause(self) -> str:
+        """Why the state is Errored, in one line; empty otherwise."""
+        return self._binding.cause
+
+    def fail(self, cause: BaseException | str) -> None:
+        """Say that this object cannot go on: it becomes Errored, its host too, and the restart policy applies."""
+        self._move(ObjectState.ERRORED, cause if isinstance(cause, str) else describe(cause))
+
+    def spawn(self, work: Coroutine[Any, Any, object], *, name: str = "work") -> asyncio.Task[object]:
+        """A task that belongs to this object: if it raises, the object fails; it is cancelled after `stop` at the latest."""
+        task: asyncio.Task[object] = asyncio.create_task(work, name=f"{self.name}:{name}")
+        self._binding.tasks.add(task)
+        task.add_done_callback(self._ended)
+        return task
+
+    @property
+    def _binding(self) -> Binding:
+        if self._bound is None:  # made by hand, as in an author's own tests
+            self._bound = Binding(name=type(self).__name__)
+        return self._bound
+
+    def _ended(self, task: asyncio.Task[object]) -> None:
+        self._binding.tasks.discard(task)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            self.log.error("%s failed", task.get_name(), exc_info=error)
+            self.fail(error)
+
+    def _move(self, state: ObjectState, cause: str = "") -> None:
+        binding = self._binding
+        binding.state, binding.cause = state, cause
+        if binding.changed is not None:
+            binding.changed()
+
+
+class MessagePublisher(Extension):
+    """The way messages leave a replica."""
+
+    @abstractmethod
+    async def publish(self, message: Message) -> None:
+        """The message is on its way, or the error says why not."""
+
+
+class Component(Extension):
+    """Business logic."""
+
+
+def describe(error: BaseException) -> str:
+    """One line for people: an error of ours as it reads, any other with its type."""
+    text = " ".join(str(error).split())
+    if hasattr(error, "code") and hasattr(error, "detail"):
+        return text
+    return f"{type(error).__name__}: {text}" if text else type(error).__name__
