@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -46,58 +46,48 @@ class Flaw(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Document:
-    """One YAML document: its values, and where it starts."""
+    """One YAML document: its values, and where each of them stands."""
 
     value: Any
-    line: int
-    column: int
+    index: int  # among the file's documents that are not empty
+    root: Node
+    flawed: bool
+
+    def place(self, path: Iterable[str | int] = (), *, key: bool = False) -> tuple[int, int]:
+        """Line and column of the value at `path`, or of its nearest ancestor that exists; with `key`, of its key."""
+        node = self.root
+        mark = node.start_mark
+        for step in path:
+            found = _child(node, step)
+            if found is None:
+                break
+            of_key, node = found
+            mark = of_key.start_mark if key or isinstance(node, MappingNode | SequenceNode) else node.start_mark
+        return _place(mark)
 
 
-def load(data: bytes) -> tuple[list[Document], list[Flaw]]:
-    """All documents of a file and all flaws; documents after a syntax error are missing. Empty documents are left out."""
-    text, flaws = _decode(data)
-    if flaws:
-        return [], flaws
-    documents = []
+def read(data: bytes, flaws: list[Flaw]) -> Iterator[Document]:
+    """The documents of a file, one at a time because their nodes are large; `flaws` grows on the way.
+
+    Documents after a syntax error are missing; empty ones are left out.
+    """
+    text, undecodable = _decode(data)
+    if undecodable:
+        flaws += undecodable
+        return
+    index = 0
     try:
         for root in _roots(text):
-            values = _Values(root)
-            value = values.of(root, 1)
+            values = _Values()
+            value = values.of(root)
             flaws += values.flaws
             if value is not None or values.flaws:
-                documents.append(Document(value, root.start_mark.line + 1, root.start_mark.column + 1))
+                yield Document(value, index, root, bool(values.flaws))
+                index += 1
     except _Found as found:
         flaws += found.flaws
     except yaml.YAMLError as error:
         flaws.append(_syntax(error, text))
-    return documents, flaws
-
-
-def locate(data: bytes, document: int, path: tuple[str | int, ...], *, key: bool = False) -> tuple[int, int]:
-    """Line and column of the value at `path` in the n-th document (from 0), or of its nearest ancestor that exists.
-
-    With `key`, of the key instead of its value. Only called to report a problem, so the text is parsed again.
-    """
-    text, flaws = _decode(data)
-    if flaws:
-        return flaws[0].line, flaws[0].column
-    try:
-        roots = [root for root in _roots(text) if not _is_null(root)]
-        node = roots[document]
-    except (_Found, yaml.YAMLError, IndexError):
-        return 1, 1
-    mark = node.start_mark
-    for step in path:
-        found = _child(node, step)
-        if found is None:
-            break
-        of_key, node = found
-        mark = of_key.start_mark if key or isinstance(node, MappingNode | SequenceNode) else node.start_mark
-    return mark.line + 1, mark.column + 1
-
-
-def _is_null(node: Node) -> bool:
-    return isinstance(node, ScalarNode) and node.tag == _NULL
 
 
 def _child(node: Node, step: str | int) -> tuple[Node, Node] | None:
@@ -255,30 +245,29 @@ def _at(node: Node, code: str, message: str) -> Flaw:
 class _Values:
     """Plain Python values of one document's nodes, and every flaw on the way."""
 
-    def __init__(self, root: Node) -> None:
-        self.root = root
+    def __init__(self) -> None:
         self.flaws: list[Flaw] = []
 
-    def of(self, node: Node, depth: int) -> Any:
+    def of(self, node: Node) -> Any:
         tag = node.tag
         if tag == _STR:
             return node.value
         if isinstance(node, MappingNode) and tag == _MAP:
-            return self._mapping(node, depth)
+            return self._mapping(node)
         if isinstance(node, SequenceNode) and tag == _SEQ:
-            return [self.of(item, depth + 1) for item in node.value]
+            return [self.of(item) for item in node.value]
         if not isinstance(node, ScalarNode) or tag not in (_INT, _FLOAT, _BOOL, _NULL):
             shown = tag.replace(_TAG, "!!")
             self.flaws.append(_at(node, "YAML_TAG", f"tag {shown} is not known here"))
             return None
         return self._scalar(node, tag)
 
-    def _mapping(self, node: MappingNode, depth: int) -> dict[str, Any]:
+    def _mapping(self, node: MappingNode) -> dict[str, Any]:
         found: dict[str, Any] = {}
         first: dict[str, Node] = {}
         for key_node, value_node in node.value:
             key = key_node.value
-            value = self.of(value_node, depth + 1)
+            value = self.of(value_node)
             if key_node.tag != _STR:
                 self._refuse_key(key_node)
             elif key == "<<" and not key_node.style:
