@@ -1,0 +1,153 @@
+"""Packages come to this machine: fetched from the first source that serves them, verified, then installed."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import httpx
+import structlog
+
+from agent.errors import Denied, Missing, TdieError, Waiting
+from agent.packages.protocol import Installed
+from agent.packages.store import PackageStore, disk_errors
+from agent.wire import PackageOrder
+
+log = structlog.get_logger("packages")
+
+SHORT_READS = 3  # a broken connection is tried again so often before the next source
+OUR_PATHS = ("/api/master/packages/", "/api/node/packages/")  # only controllers and agents are shown the token
+
+
+class Truncated(Waiting):
+    """The connection ended before the archive did."""
+
+    code = "PKG_FETCH"
+
+
+class PackageInstaller:
+    """Implements Installer over HTTP and a PackageStore."""
+
+    def __init__(
+        self,
+        store: PackageStore,
+        client: httpx.AsyncClient,
+        *,
+        token: Callable[[], str] = str,
+        total_timeout: float = 300.0,
+        pause: float = 0.2,
+    ) -> None:
+        """`token` is asked for every request, so a rotated one is used; seconds."""
+        self._store = store
+        self._client = client
+        self._token = token
+        self._total = total_timeout
+        self._pause = pause
+        self._under_way: dict[str, asyncio.Task[Installed]] = {}
+
+    def installed(self) -> Mapping[str, Installed]:
+        return self._store.installed()
+
+    async def install(self, order: PackageOrder) -> Installed:
+        """Several callers that want one digest share one fetch."""
+        digest = order.package.digest
+        task = self._under_way.get(digest)
+        if task is None:
+            task = asyncio.create_task(self._install(order), name=f"install {order.package}")
+            self._under_way[digest] = task
+            task.add_done_callback(lambda _: self._under_way.pop(digest, None))
+        return await asyncio.shield(task)
+
+    async def remove(self, digest: str) -> None:
+        await asyncio.to_thread(self._store.remove, digest)
+
+    async def close(self) -> None:
+        """Nothing is being fetched any more."""
+        tasks = list(self._under_way.values())
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    async def _install(self, order: PackageOrder) -> Installed:
+        if found := self._store.installed().get(order.package.digest):
+            return found
+        if not order.sources:
+            raise Missing(f"{order.package}: nobody is known to have it", code="PACKAGE_MISSING")
+        failures: list[TdieError] = []
+        for source in order.sources:
+            try:
+                return await self._from(source, order)
+            except TdieError as error:
+                if error.code == "DISK_FULL":
+                    raise
+                failures.append(error)
+                log.warning("package source failed", package=str(order.package), source=source, error=str(error))
+        raise _most_telling(failures)
+
+    async def _from(self, source: str, order: PackageOrder) -> Installed:
+        with self._store.partial() as folder:
+            file = folder / "archive.zip"
+            for attempt in range(1, SHORT_READS + 1):
+                try:
+                    async with asyncio.timeout(self._total):
+                        await self._fetch(source, file)
+                    return await asyncio.to_thread(self._store.add, file, order.package)
+                except TimeoutError as error:
+                    raise Waiting(f"{source}: not complete after {self._total:.0f} s", code="PKG_FETCH") from error
+                except TdieError as error:
+                    again = isinstance(error, Truncated) or error.code == "PKG_CORRUPT"
+                    if not again or attempt == SHORT_READS:
+                        raise
+                await asyncio.sleep(self._pause * attempt)
+        raise AssertionError("unreachable")
+
+    async def _fetch(self, source: str, file: Path) -> None:
+        url = httpx.URL(source)
+        if url.scheme not in ("http", "https"):
+            raise Waiting(f"{source}: only http and https are fetched", code="PKG_FETCH")
+        token = self._token() if url.path.startswith(OUR_PATHS) else ""
+        headers = {"Authorization": f"Bearer {token}"} if token else {}
+        try:
+            async with self._client.stream("GET", url, headers=headers, follow_redirects=False) as answer:
+                self._check_answer(source, answer)
+                await self._write(source, answer, file)
+        except httpx.ReadError as error:
+            raise Truncated(f"{source}: the connection ended early") from error
+        except httpx.RemoteProtocolError as error:
+            raise Truncated(f"{source}: the connection ended early") from error
+        except httpx.HTTPError as error:
+            raise Waiting(f"{source}: {type(error).__name__}", code="PKG_FETCH") from error
+
+    def _check_answer(self, source: str, answer: httpx.Response) -> None:
+        if answer.is_redirect:
+            raise Waiting(f"{source}: redirects elsewhere, which is not followed", code="PKG_FETCH")
+        if answer.status_code in (401, 403):
+            raise Denied(f"{source}: answers {answer.status_code}", code="PKG_FETCH")
+        if answer.status_code != 200:
+            raise Waiting(f"{source}: answers {answer.status_code}", code="PKG_FETCH")
+
+    async def _write(self, source: str, answer: httpx.Response, file: Path) -> None:
+        limit = self._store.limits.archive
+        declared = answer.headers.get("content-length", "")
+        expected = int(declared) if declared.isdecimal() and "content-encoding" not in answer.headers else None
+        if expected is not None:
+            self._check_size(source, expected, limit)
+            self._store.check_room(expected)
+        size = 0
+        with disk_errors(), file.open("wb") as out:
+            async for chunk in answer.aiter_bytes():
+                size += len(chunk)
+                self._check_size(source, size, limit)
+                out.write(chunk)  # into the page cache; a slow disk is met in the thread that unpacks
+        if expected is not None and size < expected:
+            raise Truncated(f"{source}: {size} of {expected} bytes came")
+
+    def _check_size(self, source: str, size: int, limit: int) -> None:
+        if size > limit:
+            raise TdieError(f"{source}: more than {limit} bytes", code="PKG_TOO_LARGE")
+
+
+def _most_telling(failures: list[TdieError]) -> TdieError:
+    """What is wrong with the package itself says more than a source that cannot be reached."""
+    return next((f for f in failures if f.code != "PKG_FETCH"), failures[-1])

@@ -1,0 +1,203 @@
+"""Packages come from somewhere else: broken connections, wrong bytes and full disks change nothing."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+
+import httpx
+import pytest
+
+from agent.errors import TdieError
+from agent.packages.digest import content_digest
+from agent.packages.install import PackageInstaller
+from agent.packages.pack import pack
+from agent.packages.protocol import Installed
+from agent.packages.retention import collectable
+from agent.packages.store import PackageStore
+from agent.wire import PackageOrder, PackageRef
+
+Answer = Callable[[str], bytes]
+
+
+def content(name: str = "hello", version: str = "1.0.0", body: bytes = b"print()") -> dict[str, tuple[bytes, bool]]:
+    manifest = {"name": name, "version": version, "runtime": "exec", "command": ["sh", "run.sh"]}
+    return {"manifest.json": (json.dumps(manifest).encode(), False), "run.sh": (body, True)}
+
+
+GOOD = content()
+REF = PackageRef(name="hello", version="1.0.0", digest=content_digest(GOOD))
+
+
+def http(body: bytes, *, length: int | None = None, status: str = "200 OK", extra: str = "") -> bytes:
+    head = f"HTTP/1.1 {status}\r\nContent-Length: {len(body) if length is None else length}\r\nConnection: close\r\n{extra}\r\n"
+    return head.encode() + body
+
+
+class Source:
+    """A local server that answers what it is told, and remembers who asked."""
+
+    def __init__(self) -> None:
+        self.answers: dict[str, list[bytes]] = {}
+        self.asked: list[str] = []
+        self.heads: list[bytes] = []
+        self.url = ""
+
+    async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        head = await reader.readuntil(b"\r\n\r\n")
+        path = head.split()[1].decode()
+        self.asked.append(path)
+        self.heads.append(head)
+        queue = self.answers.get(path, [])
+        writer.write((queue.pop(0) if len(queue) > 1 else queue[0]) if queue else http(b"", status="404 Not Found"))
+        writer.close()
+        await writer.wait_closed()
+
+
+@pytest.fixture
+async def source() -> AsyncIterator[Source]:
+    found = Source()
+    server = await asyncio.start_server(found.serve, "127.0.0.1", 0)
+    found.url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+    async with server:
+        yield found
+
+
+@pytest.fixture
+async def client() -> AsyncIterator[httpx.AsyncClient]:
+    async with httpx.AsyncClient(trust_env=False, timeout=5) as made:
+        yield made
+
+
+def order(source: Source, *paths: str) -> PackageOrder:
+    return PackageOrder(package=REF, sources=tuple(source.url + path for path in paths))
+
+
+def names(store: PackageStore) -> list[str]:
+    return sorted(p.name for p in store.root.iterdir())
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> PackageStore:
+    made = PackageStore(tmp_path / "packages")
+    made.open()
+    return made
+
+
+async def test_installed_once_verified_and_read_only(
+    source: Source, store: PackageStore, client: httpx.AsyncClient
+) -> None:
+    source.answers["/p"] = [http(pack(GOOD))]
+    installer = PackageInstaller(store, client)
+    found = await asyncio.gather(*(installer.install(order(source, "/p")) for _ in range(5)))
+    assert source.asked == ["/p"]  # one fetch for all
+    assert found[0].runtime == "exec"
+    assert names(store) == [REF.digest]
+    assert not os.stat(store.root / REF.digest / "run.sh").st_mode & 0o222
+    again = PackageStore(store.root)
+    assert again.open() == ()
+    assert again.installed() == {REF.digest: found[0]}
+    assert again.archive(REF.digest) == pack(GOOD)
+
+
+@pytest.mark.parametrize(
+    ("body", "code"),
+    [
+        (pack(content(body=b"other")), "PKG_DIGEST_MISMATCH"),
+        (b"no zip", "PKG_CORRUPT"),
+    ],
+)
+async def test_wrong_bytes_are_never_used(
+    body: bytes, code: str, source: Source, store: PackageStore, client: httpx.AsyncClient
+) -> None:
+    source.answers["/p"] = [http(body)]
+    with pytest.raises(TdieError) as caught:
+        await PackageInstaller(store, client, pause=0).install(order(source, "/p"))
+    assert caught.value.code == code
+    assert names(store) == []
+
+
+async def test_another_identity_inside(source: Source, store: PackageStore, client: httpx.AsyncClient) -> None:
+    other = content(version="1.0.1")
+    source.answers["/p"] = [http(pack(other))]
+    wanted = PackageOrder(
+        package=PackageRef(name="hello", version="1.0.0", digest=content_digest(other)), sources=(source.url + "/p",)
+    )
+    with pytest.raises(TdieError, match=r"PKG_IDENTITY want=hello@1\.0\.0 got=hello@1\.0\.1"):
+        await PackageInstaller(store, client).install(wanted)
+    assert names(store) == []
+
+
+async def test_short_reads_are_tried_again(source: Source, store: PackageStore, client: httpx.AsyncClient) -> None:
+    whole = pack(GOOD)
+    cut = http(whole[:50], length=len(whole))
+    source.answers["/p"] = [cut, cut, http(whole)]
+    await PackageInstaller(store, client, pause=0).install(order(source, "/p"))
+    assert source.asked == ["/p"] * 3
+
+
+async def test_the_next_source_is_asked_and_redirects_are_not_followed(
+    source: Source, store: PackageStore, client: httpx.AsyncClient
+) -> None:
+    source.answers["/moved"] = [http(b"", status="302 Found", extra=f"Location: {source.url}/p\r\n")]
+    source.answers["/p"] = [http(pack(GOOD))]
+    installer = PackageInstaller(store, client)
+    with pytest.raises(TdieError, match=r"PKG_FETCH .*redirects elsewhere"):
+        await installer.install(order(source, "/moved"))
+    await installer.install(order(source, "/none", "/moved", "/p"))
+    assert source.asked == ["/moved", "/none", "/moved", "/p"]
+
+
+async def test_the_token_is_shown_only_to_controllers_and_agents(
+    source: Source, store: PackageStore, client: httpx.AsyncClient
+) -> None:
+    ours = "/api/master/packages/x"
+    source.answers[ours] = [http(pack(GOOD))]
+    await PackageInstaller(store, client, token=lambda: "s3cret").install(order(source, "/elsewhere", ours))
+    assert [b"s3cret" in head for head in source.heads] == [False, True]
+
+
+async def test_full_disk_refuses_before_the_download(source: Source, tmp_path: Path, client: httpx.AsyncClient) -> None:
+    store = PackageStore(tmp_path / "packages", disk=lambda _: (100_000, 4_000))
+    store.open()
+    source.answers["/p"] = [http(pack(GOOD))]
+    with pytest.raises(TdieError) as caught:
+        await PackageInstaller(store, client).install(order(source, "/p"))
+    assert caught.value.code == "DISK_FULL"
+    assert names(store) == []
+
+
+async def test_unreachable_and_unlisted(store: PackageStore, client: httpx.AsyncClient) -> None:
+    installer = PackageInstaller(store, client)
+    with pytest.raises(TdieError) as caught:
+        await installer.install(PackageOrder(package=REF, sources=("http://127.0.0.1:9/x",)))
+    assert caught.value.code == "PKG_FETCH"
+    with pytest.raises(TdieError) as caught:
+        await installer.install(PackageOrder(package=REF))
+    assert caught.value.code == "PACKAGE_MISSING"
+
+
+def test_what_a_crash_left_is_collected_and_removal_is_complete(store: PackageStore, tmp_path: Path) -> None:
+    (tmp_path / "a.zip").write_bytes(pack(GOOD))
+    store.add(tmp_path / "a.zip", REF)
+    (store.root / ".partial-1/x").mkdir(parents=True)
+    again = PackageStore(store.root)
+    again.open()
+    assert names(again) == [REF.digest]
+    again.remove(REF.digest)
+    again.remove(REF.digest)
+    assert names(again) == []
+    assert again.installed() == {}
+
+
+def test_retention_keeps_what_runs_and_what_a_rollback_needs() -> None:
+    def have(name: str, number: int) -> Installed:
+        ref = PackageRef(name=name, version=f"1.0.{number}", digest=f"{name}{number}")
+        return Installed(ref, "/", installed_at=float(number))
+
+    installed = {i.package.digest: i for i in [*(have("a", n) for n in range(6)), have("b", 1)]}
+    assert collectable(installed, in_use={"a0"}, keep=0) == ("a3", "a2", "a1")
+    assert collectable(installed, in_use=set(), keep=5) == ("a0",)
