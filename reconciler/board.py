@@ -80,7 +80,9 @@ class Board:
                 commit=sourced.commit,
             )
         elif sourced.desired is not None:
-            self._once("git", "COMMIT_IN_FORCE", f"commit {sourced.desired.commit[:8]} is in force: {sourced.desired.subject}")
+            self._once(
+                "git", "COMMIT_IN_FORCE", f"commit {sourced.desired.commit[:8]} is in force: {sourced.desired.subject}"
+            )
 
     def planned(self, desired: DesiredState, observed: ObservedState, plan: Plan, sent: tuple[Sent, ...]) -> None:
         """A cycle ended with this plan."""

@@ -48,9 +48,7 @@ class Loop:
         self._wakeups = wakeups
         self.board = board
         self.record = RecordStore(cluster, consul=edges.consul, clock=edges.clock)
-        self.fleet = Fleet(
-            cluster, consul=edges.consul, nodes=edges.nodes, clock=edges.clock, wake=wakeups.wake
-        )
+        self.fleet = Fleet(cluster, consul=edges.consul, nodes=edges.nodes, clock=edges.clock, wake=wakeups.wake)
         self._planner = Planner()
         self._last: tuple[object, Settled] | None = None
         self._record = Record()

@@ -7,8 +7,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import structlog
-
 from agent.client import NodeApi
+
 from agent.clock import Clock
 from agent.errors import TdieError
 from agent.wire import Assignment, PackageOrder
@@ -90,7 +90,9 @@ class Publisher:
         self, target: NodeTarget, view: NodeView, commit: str, holders: Mapping[str, tuple[str, ...]]
     ) -> Sent:
         packages = tuple(
-            PackageOrder(package=p.package, sources=(self._package_url(p.package.digest), *holders.get(p.package.digest, ())))
+            PackageOrder(
+                package=p.package, sources=(self._package_url(p.package.digest), *holders.get(p.package.digest, ()))
+            )
             for p in target.packages
         )
         assignment = Assignment(

@@ -8,9 +8,9 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 
 import structlog
+from agent.client import NodeApi
 
 from agent import keys
-from agent.client import NodeApi
 from agent.clock import Clock, Monotonic
 from agent.consul.protocol import Consul, KeyValue, ServiceHealth
 from agent.errors import Refused, TdieError
@@ -280,9 +280,7 @@ class Fleet:
             found.detail,
             locked,
         ):
-            node.view = replace(
-                view, presence=found.presence, since=found.since, detail=found.detail, locked_by=locked
-            )
+            node.view = replace(view, presence=found.presence, since=found.since, detail=found.detail, locked_by=locked)
         return node.view
 
     def _node(self, name: str, now: Monotonic) -> _Node:

@@ -53,9 +53,7 @@ def presence(joined: bool, catalog: Witness, poll: Witness, now: Monotonic, lost
         agreed = Monotonic(max(poll.since, catalog.since))
         if now - agreed >= lost_after:
             return Finding(Presence.LOST, agreed, f"{catalog.detail}; {poll.detail}")
-        return Finding(
-            Presence.UNREACHABLE, agreed, f"{catalog.detail}; {poll.detail}", Monotonic(agreed + lost_after)
-        )
+        return Finding(Presence.UNREACHABLE, agreed, f"{catalog.detail}; {poll.detail}", Monotonic(agreed + lost_after))
     if poll.says is Says.UP:
         return Finding(Presence.UNREACHABLE, catalog.since, f"answers, but {catalog.detail}")
     if poll.says is Says.DOWN:

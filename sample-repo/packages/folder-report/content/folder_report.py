@@ -25,7 +25,7 @@ class FolderReport(Component):
         count, size = await asyncio.to_thread(_measure, self._folder)
         self.log.info("%s holds %d file(s), %d byte(s)", self._folder, count, size)
         await self._publisher.publish(
-            Message(source=self.name, type="FolderReport", content=f"{count} files", properties={"files": count, "bytes": size})
+            Message(source=self.name, type="FolderReport", content=f"{count} files", properties={"files": str(count), "bytes": str(size)})
         )
 
 

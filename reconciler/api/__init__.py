@@ -1,0 +1,1 @@
+"""The controller's HTTP API: what it knows, and the few things a person may ask of it."""

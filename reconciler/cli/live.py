@@ -1,0 +1,178 @@
+"""Commands that ask the leading controller: status, get, explain, logs, events, apply."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from cyclopts import Parameter
+
+from agent.errors import Invalid, Missing
+from reconciler.cli import show
+from reconciler.cli.connect import Cluster, ConsulAddress, TokenFile, leader, spot
+from reconciler.cli.main import app
+from reconciler.cli.out import Output, note, say, say_json
+
+
+@app.command
+def status(
+    *, output: Output = "text", cluster: Cluster = None, consul: ConsulAddress = None, token_file: TokenFile = None
+) -> int:
+    """The whole cluster at a glance: commit in force, what is wrong, nodes, instances."""
+    with leader(spot(cluster, consul, token_file)) as master:
+        doc = master.get("/status")
+    if output == "json":
+        say_json(doc)
+    else:
+        say(show.status(doc))
+    return 0
+
+
+@app.command
+def get(
+    kind: Literal["nodes", "instances", "replicas", "packages"],
+    name: str | None = None,
+    *,
+    output: Output = "text",
+    cluster: Cluster = None,
+    consul: ConsulAddress = None,
+    token_file: TokenFile = None,
+) -> int:
+    """List nodes, instances, replicas or packages, or show the one called NAME."""
+    with leader(spot(cluster, consul, token_file)) as master:
+        rows: list[dict[str, Any]] = master.get(f"/{kind}")["items"]
+    if name is not None:
+        rows = [row for row in rows if row["name"] == name]
+        if not rows:
+            raise Missing(f"no {kind.removesuffix('s')} is called {name}")
+    if output == "json":
+        say_json({"format": f"tdie/{kind}/1", "items": rows})
+        return 0
+    lines = {"nodes": show.nodes, "instances": show.instances, "replicas": show.replicas, "packages": show.packages}[
+        kind
+    ](rows)
+    say("\n".join(lines))
+    return 0
+
+
+@app.command
+def explain(
+    subject: str,
+    *,
+    output: Output = "text",
+    cluster: Cluster = None,
+    consul: ConsulAddress = None,
+    token_file: TokenFile = None,
+) -> int:
+    """Why an instance, replica or node is as it is: what Git wants, what is there, what waits on what."""
+    with leader(spot(cluster, consul, token_file)) as master:
+        doc = master.get(f"/explain/{subject}")
+    if output == "json":
+        say_json(doc)
+    else:
+        say(show.explanation(doc))
+    return 0
+
+
+@app.command
+def logs(
+    replica: str,
+    *,
+    lines: int = 100,
+    cluster: Cluster = None,
+    consul: ConsulAddress = None,
+    token_file: TokenFile = None,
+) -> int:
+    """The last lines that a replica wrote, from the node it runs on."""
+    with leader(spot(cluster, consul, token_file)) as master:
+        sys.stdout.write(master.text(f"/replicas/{replica}/logs", lines=lines))
+    return 0
+
+
+@app.command
+def events(
+    *,
+    follow: Annotated[bool, Parameter(name=["--follow", "-f"])] = False,
+    output: Output = "text",
+    cluster: Cluster = None,
+    consul: ConsulAddress = None,
+    token_file: TokenFile = None,
+) -> int:
+    """What happened lately, oldest first; with --follow also what happens next."""
+    after = 0
+    with leader(spot(cluster, consul, token_file)) as master:
+        while True:
+            answer = master.get("/events", timeout=70.0, after=after, wait=50 if follow and after else 0)
+            for event in answer["items"]:
+                say(
+                    json.dumps(event)
+                    if output == "json"
+                    else f"{event['at'][:19]}Z  {event['code']:<16} {event['detail']}"
+                )
+                after = event["number"]
+            if not follow:
+                return 0
+
+
+@app.command
+def apply(
+    file: Path | None = None,
+    *,
+    yes: Annotated[bool, Parameter(name=["--yes", "-y"], negative=())] = False,
+    confirm_prune: Annotated[bool, Parameter(negative=())] = False,
+    cluster: Cluster = None,
+    consul: ConsulAddress = None,
+    token_file: TokenFile = None,
+) -> int:
+    """Carry out the plan now shown, or exactly the one saved in FILE ('tdie plan -o json --out FILE').
+
+    Parameters
+    ----------
+    file
+        A saved plan. Refused, naming the changes, when one of them was altered or a commit brought new ones.
+    yes
+        Do not ask.
+    confirm_prune
+        Also stop what is held because a commit removes more than sync.maxPrune, or something protected.
+    """
+    with leader(spot(cluster, consul, token_file)) as master:
+        if file is None:
+            text = master.get("/plan", form="text")["text"]
+            say(text)
+            current = master.get("/plan")
+            if not current["changes"]:
+                return 0
+            if not yes and not _agreed():
+                note("nothing was applied")
+                return 1
+        else:
+            current = _saved(file)
+        body = {
+            "changes": [{"id": c["id"], "replica": c["replica"]} for c in current["changes"]],
+            "plan": current["digest"],
+            "confirmPrune": confirm_prune,
+        }
+        answer = master.post("/approvals", body)
+    say(f"approved {answer['approved']} change(s) of plan {answer['plan']}; 'tdie status' shows how they go")
+    return 0
+
+
+def _agreed() -> bool:
+    if not sys.stdin.isatty():
+        raise Invalid("apply asks before it acts, and nobody is here to answer", code="CONFIRM", hint="add --yes")
+    note("Continue? [yN] ")
+    return sys.stdin.readline().strip().lower() in ("y", "yes")
+
+
+def _saved(file: Path) -> dict[str, Any]:
+    try:
+        plan: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise Invalid("is not a saved plan", where=str(file), hint="make one: tdie plan -o json --out FILE") from error
+    if not isinstance(plan, dict) or plan.get("format") != "tdie/plan/1":
+        raise Invalid(
+            "is not a plan this version can read", where=str(file), hint="make one: tdie plan -o json --out FILE"
+        )
+    return plan

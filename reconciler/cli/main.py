@@ -1,0 +1,65 @@
+"""`tdie`: reads the words, runs one command, and turns how it ended into an exit code."""
+
+from __future__ import annotations
+
+import os
+import sys
+from typing import NoReturn
+
+from cyclopts import App, CycloptsError
+
+from agent import __version__
+from agent.errors import TdieError
+
+USAGE, INTERRUPTED = 64, 130
+
+app = App(
+    name="tdie",
+    version=f"tdie {__version__}",
+    help="Git decides what runs on your machines: push YAML, see the plan, watch it happen.",
+)
+init = App(name="init", help="Make the files that something new needs.")
+app.command(init)
+
+_MODULES = ("documents", "live", "control", "setup")
+
+
+def main(words: list[str] | None = None) -> int:
+    """The exit code of one command: 0 done, 1 error, 2 changes (where asked for), 64 usage, 130 interrupted."""
+    _load()
+    try:
+        result = app(
+            sys.argv[1:] if words is None else words,
+            exit_on_error=False,
+            print_error=False,
+            result_action="return_value",
+        )
+    except CycloptsError as error:
+        command = " ".join(error.command_chain or ())
+        print(f"{error}\nSee 'tdie {command} --help'.".replace("  ", " "), file=sys.stderr)  # noqa: T201
+        return USAGE
+    except TdieError as error:
+        print(f"error: {error}", file=sys.stderr)  # noqa: T201
+        return 1
+    except KeyboardInterrupt:
+        return INTERRUPTED
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # the reader left: say nothing more
+        return 1
+    except OSError as error:
+        print(f"error: {error.strerror}: {error.filename or ''}".rstrip(": "), file=sys.stderr)  # noqa: T201
+        return 1
+    return result if isinstance(result, int) else 0
+
+
+def _load() -> None:
+    """Commands register themselves on import."""
+    from importlib import import_module
+
+    for name in _MODULES:
+        import_module(f"reconciler.cli.{name}")
+
+
+def run() -> NoReturn:
+    """The console script."""
+    sys.exit(main())

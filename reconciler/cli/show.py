@@ -1,0 +1,175 @@
+"""Pure: the API's documents → the text that an operator reads at three in the morning."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from reconciler.cli.out import paint, table
+
+PRESENCE_COLOUR = {"alive": "green", "lost": "red", "unreachable": "yellow", "joining": "yellow", "absent": "dim"}
+
+
+def status(doc: dict[str, Any]) -> str:
+    """The whole cluster at a glance: verdict first, then Git, what is wrong, nodes, instances."""
+    parts = [_headline(doc), *_git(doc["git"]), *_wrong(doc)]
+    if doc["nodes"]:
+        parts += ["", *nodes(doc["nodes"])]
+    if doc["instances"]:
+        parts += ["", *instances(doc["instances"])]
+    parts += _changes(doc["changes"])
+    return "\n".join(parts)
+
+
+def _headline(doc: dict[str, Any]) -> str:
+    wanted = sum(row["wanted"] for row in doc["instances"])
+    healthy = sum(min(row["healthy"], row["wanted"]) for row in doc["instances"])
+    up = sum(node["presence"] == "alive" for node in doc["nodes"])
+    git = doc["git"]
+    if not doc["leading"]:
+        verdict = paint("NO LEADER", "red")
+    elif git["problems"] or git["trouble"]:
+        verdict = paint("GIT NOT IN FORCE", "red")
+    elif doc["converged"]:
+        verdict = paint("CONVERGED", "green")
+    elif not git["commit"]:
+        verdict = paint("NO COMMIT YET", "yellow")
+    else:
+        verdict = paint("CHANGING", "yellow")
+    return f"{doc['cluster']}: {verdict}  {healthy}/{wanted} replicas healthy, {up}/{len(doc['nodes'])} nodes alive"
+
+
+def _git(git: dict[str, Any]) -> list[str]:
+    commit = git["commit"][:8] or "none"
+    lines = [f"commit {commit} in force" + (f": {git['subject']}" if git["subject"] else "") + f"  ({git['source']})"]
+    if git["problems"]:
+        lines.append(paint(f"commit {git['tip'][:8]} REJECTED; {commit} stays in force:", "red"))
+        lines += [f"  {p['file']}:{p['line']}:{p['column']} {p['code']} {p['message']}" for p in git["problems"]]
+    if git["trouble"]:
+        since = f" for {_age(git['troubleFor'])}" if git["troubleFor"] else ""
+        lines.append(paint(f"{git['trouble']}{since}", "red"))
+    return lines
+
+
+def _wrong(doc: dict[str, Any]) -> list[str]:
+    lines = [paint(f"! {doc['error']}", "red")] if doc["error"] else []
+    lines += [paint(f"! {warning}", "yellow") for warning in doc["warnings"]]
+    for node in doc["nodes"]:
+        lines += [paint(f"! {node['name']}: {p['code']} {p['detail']}", "yellow") for p in node["problems"]]
+    return lines
+
+
+def nodes(rows: list[dict[str, Any]]) -> list[str]:
+    """A table of nodes."""
+    cells = [
+        [
+            node["name"],
+            node["presence"] + (", cordoned" if node["cordoned"] else "") + ("" if node["listed"] else ", not in Git"),
+            f"{node['healthy']}/{node['replicas']}",
+            _age(node["for"]),
+            node["assignment"],
+            "; ".join(filter(None, [node["detail"], f"locked by {node['lockedBy']}" if node["lockedBy"] else ""])),
+        ]
+        for node in rows
+    ]
+    return table(cells, ["NODE", "STATE", "HEALTHY", "FOR", "ASSIGNMENT", "DETAIL"])
+
+
+def instances(rows: list[dict[str, Any]]) -> list[str]:
+    """A table of instances, each followed by why it is not as wanted."""
+    cells = [
+        [
+            row["name"],
+            row["package"],
+            f"{row['healthy']}/{row['wanted']}",
+            str(row["restarts"]),
+            _where(row["replicas"]),
+        ]
+        for row in rows
+    ]
+    lines = table(cells, ["INSTANCE", "PACKAGE", "HEALTHY", "RESTARTS", "ON"])
+    out = lines[:1]
+    for row, line in zip(rows, lines[1:], strict=True):
+        out.append(line if row["healthy"] >= row["wanted"] else paint(line, "yellow"))
+        out += [f"    {hold}" for hold in row["holds"][:3]]
+        if row["lastError"]:
+            out.append(paint(f"    last error: {row['lastError']}", "red"))
+    return out
+
+
+def _where(replicas: list[dict[str, Any]]) -> str:
+    counts: dict[str, int] = {}
+    for one in replicas:
+        counts[one["node"]] = counts.get(one["node"], 0) + 1
+    shown = [name if n == 1 else f"{name} ×{n}" for name, n in sorted(counts.items())]
+    return ", ".join(shown[:6]) + (f" and {len(shown) - 6} more" if len(shown) > 6 else "")
+
+
+def _changes(changes: list[dict[str, Any]]) -> list[str]:
+    if not changes:
+        return []
+    held = sum(one["hold"] is not None for one in changes)
+    return ["", f"{len(changes)} change(s) to go, {held} waiting; 'tdie plan' shows them"]
+
+
+def replicas(rows: list[dict[str, Any]]) -> list[str]:
+    """A table of replicas."""
+    cells = [
+        [
+            row["name"],
+            row["node"],
+            row["state"] + ("" if row["healthy"] or row["state"] != "Started" else ", not healthy"),
+            row["package"],
+            str(row["pid"] or "-"),
+            str(row["port"] or "-"),
+            str(row["restarts"]),
+            row["lastError"][:60],
+        ]
+        for row in rows
+    ]
+    return table(cells, ["REPLICA", "NODE", "STATE", "PACKAGE", "PID", "PORT", "RESTARTS", "LAST ERROR"])
+
+
+def explanation(doc: dict[str, Any]) -> str:
+    """Everything about one subject, and why nothing moves."""
+    lines: list[str] = []
+    if wanted := doc["wanted"]:
+        count = f"{wanted['replicas']} replicas" if "replicas" in wanted else f"{wanted['perNode']} per node"
+        lines.append(f"{wanted['instance']}: {count} of {wanted['package']}, written at {wanted['written']}")
+        extra = [f"where {wanted['where']}"] if wanted["where"] else []
+        extra += [f"after {', '.join(wanted['dependsOn'])}"] if wanted["dependsOn"] else []
+        extra += ["suspended"] if wanted["suspended"] else []
+        lines += [f"  {'; '.join(extra)}"] if extra else []
+    if doc["node"]:
+        lines += nodes([doc["node"]])
+    if doc["replicas"]:
+        lines += ["", *replicas(doc["replicas"])]
+    lines.append("")
+    if not doc["changes"]:
+        lines.append("Nothing to change: what runs is what Git asks for.")
+    for one in doc["changes"]:
+        lines.append(
+            f"{one['verdict']} {one['replica']} on {one['node'] or 'no node'}: {one['reason']} ({one['cause']})"
+        )
+        if one["hold"]:
+            lines.append(f"    waits: {one['hold']['reason']} {one['hold']['detail']}")
+    return "\n".join(lines)
+
+
+def _age(seconds: float | None) -> str:
+    """A duration in one or two units."""
+    if seconds is None:
+        return ""
+    whole = int(seconds)
+    if whole < 60:
+        return f"{whole}s"
+    if whole < 3600:
+        return f"{whole // 60}m{whole % 60:02d}s"
+    if whole < 86400:
+        return f"{whole // 3600}h{whole % 3600 // 60:02d}m"
+    return f"{whole // 86400}d{whole % 86400 // 3600:02d}h"
+
+
+def packages(rows: list[dict[str, Any]]) -> list[str]:
+    """A table of packages."""
+    cells = [[row["name"], row["digest"][:12], str(row["nodes"]), ", ".join(row["usedBy"])] for row in rows]
+    return table(cells, ["PACKAGE", "DIGEST", "NODES", "USED BY"])

@@ -1,0 +1,59 @@
+"""How one controller is set up: a YAML file, then TDIE_CONTROLLER_* in the environment, then flags."""
+
+from __future__ import annotations
+
+import socket
+from pathlib import Path
+
+from pydantic import Field
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, YamlConfigSettingsSource
+
+
+class ControllerSettings(BaseSettings):
+    """Settings of a controller. Everything has a default except where the repository is and how the cluster is called."""
+
+    model_config = SettingsConfigDict(env_prefix="TDIE_CONTROLLER_", extra="forbid", frozen=True)
+
+    cluster: str = Field(description="Name of the cluster; the Cluster document must have the same.")
+    repository: str = Field(description="Git repository: a local path, or a file, https or ssh URL.")
+    ref: str = Field("main", description="Branch to follow.")
+    subdir: str = Field("", description="Folder of the repository that holds the documents.")
+    name: str = Field(
+        default_factory=lambda: socket.gethostname().split(".")[0].lower(), description="Of this controller."
+    )
+    data: Path = Field(Path("/var/lib/tdie/controller"), description="Mirror and package cache.")
+    bind: str = Field("127.0.0.1", description="Address to listen on; beyond loopback a token file is required.")
+    port: int = Field(7777, description="Port of the API; the next free one when it is taken.")
+    advertise: str = Field("", description="Address others reach this controller at; default is `bind`.")
+    consul: str = Field("", description="Consul's HTTP address; default is CONSUL_HTTP_ADDR or 127.0.0.1:8500.")
+    consul_token_file: Path | None = None
+    token_file: Path | None = Field(None, description="The cluster's token: agents accept it, and this API does.")
+    operator_token_file: Path | None = Field(None, description="A token for people; this API accepts it too.")
+    ssh_key: Path | None = Field(None, description="Private key for ssh repositories.")
+    known_hosts: Path | None = Field(None, description="known_hosts file for ssh repositories.")
+    ca_file: Path | None = Field(None, description="Certificates to trust for https repositories.")
+    beat_ttl: float = Field(3.0, ge=1.0, description="Seconds without a beat after which another controller may lead.")
+    agent_ttl: float = Field(15.0, ge=1.0, description="The agents' beat TTL, for judging Consul's silence.")
+    log_format: str = Field("auto", pattern="^(auto|json|text)$")
+    log_level: str = Field("info", pattern="^(debug|info|warning|error)$")
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        return (init_settings, env_settings, YamlConfigSettingsSource(settings_cls))
+
+    @classmethod
+    def load(cls, config: Path | None, **flags: object) -> ControllerSettings:
+        """Settings from all three places; raises pydantic's ValidationError when they make no sense."""
+        given = {name: value for name, value in flags.items() if value is not None}
+
+        class FromFile(cls):  # type: ignore[valid-type,misc]  # the YAML source reads its path from the class
+            model_config = SettingsConfigDict(cls.model_config, yaml_file=config)
+
+        return FromFile(**given)  # type: ignore[no-any-return]
