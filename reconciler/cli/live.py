@@ -11,9 +11,10 @@ from cyclopts import Parameter
 
 from agent.errors import Invalid, Missing
 from reconciler.cli import show
-from reconciler.cli.connect import Cluster, ConsulAddress, TokenFile, leader, spot
 from reconciler.cli.main import app
+from reconciler.cli.options import Cluster, ConsulAddress, TokenFile
 from reconciler.cli.out import Output, note, say, say_json
+from reconciler.connect import leader, spot
 
 
 @app.command

@@ -8,9 +8,7 @@ import os
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
-
-from cyclopts import Parameter
+from typing import Any
 
 from agent import keys
 from agent.consul.address import Address
@@ -19,10 +17,6 @@ from agent.errors import Missing, TdieError, Waiting
 from reconciler.client import MasterClient
 
 STATE = Path(".tdie") / "up.json"
-
-Cluster = Annotated[str | None, Parameter(help="Cluster name; needed when one Consul holds several.")]
-ConsulAddress = Annotated[str | None, Parameter(name="--consul", help="Consul's HTTP address, host:port.")]
-TokenFile = Annotated[Path | None, Parameter(help="File with the token for the controller (else TDIE_TOKEN_FILE).")]
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,0 +1,5 @@
+"""`python -m reconciler` is `tdie`."""
+
+from reconciler.cli.main import run
+
+run()

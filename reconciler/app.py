@@ -1,0 +1,153 @@
+"""Composition root of the controller: settings → real edges → one loop and one API, until told to stop."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import signal
+import socket
+from contextlib import suppress
+
+import structlog
+import uvicorn
+from agent.api.auth import Tokens, require_token_beyond_loopback
+from agent.api.problems import install_problems
+from agent.client import NodeClient
+from fastapi import FastAPI
+
+from agent import __version__
+from agent.clock import SystemClock
+from agent.consul.address import Address
+from agent.consul.client import ConsulClient
+from agent.errors import TdieError
+from reconciler.api.routes import routes
+from reconciler.board import Board
+from reconciler.edges import Edges
+from reconciler.execution.leadership import Leadership
+from reconciler.loop import Loop
+from reconciler.settings import ControllerSettings
+from reconciler.source.source import GitSource
+from reconciler.wakeups import Wakeups
+
+log = structlog.get_logger("controller")
+
+PORTS = 200  # how many ports above the wished one are tried
+GRACE = 3  # seconds for open requests when stopping
+
+
+async def run_controller(settings: ControllerSettings) -> None:
+    """One controller runs until SIGTERM or SIGINT; then it gives up leadership at once and leaves the fleet alone."""
+    clock = SystemClock()
+    tokens = Tokens.read(settings.token_file, settings.operator_token_file)
+    require_token_beyond_loopback(settings.bind, tokens)
+    listener = _listen(settings.bind, settings.port)
+    api = f"http://{_advertised(settings)}:{listener.getsockname()[1]}"
+    consul = ConsulClient(_consul_address(settings), token_file=settings.consul_token_file)
+    nodes = NodeClient(token_file=settings.token_file)
+    source = GitSource(
+        settings.repository,
+        settings.ref,
+        subdir=settings.subdir,
+        mirror_dir=settings.data / "mirror",
+        cache_dir=settings.data / "packages",
+        cluster_name=settings.cluster,
+        ssh_key=settings.ssh_key,
+        known_hosts=settings.known_hosts,
+        ca_file=settings.ca_file,
+    )
+    board, wakeups = Board(settings.cluster, clock), Wakeups()
+    leadership = Leadership(settings.cluster, settings.name, api, consul=consul, clock=clock, ttl=settings.beat_ttl)
+    edges = Edges(source, consul, nodes, clock, lambda digest: f"{api}/api/master/packages/{digest}")
+    loop = Loop(settings.cluster, edges, leadership, board, wakeups, agent_ttl=settings.agent_ttl)
+    app = build_api(loop, source, nodes, clock, settings, tokens)
+    log.info("controller started", api=api, cluster=settings.cluster, consul=str(_consul_address(settings)))
+    try:
+        await _until_told(loop, app, listener)
+    finally:
+        with suppress(TdieError):  # Consul drops the entry with our check otherwise
+            await leadership.withdraw()
+        await source.close()
+        await nodes.close()
+        await consul.close()
+
+
+def build_api(
+    loop: Loop, source: GitSource, nodes: NodeClient, clock: SystemClock, settings: ControllerSettings, tokens: Tokens
+) -> FastAPI:
+    """The controller's HTTP app."""
+    app = FastAPI(title="tdie controller", version=__version__, docs_url=None, redoc_url=None)
+    install_problems(app)
+    tokens.protect(app)
+    app.include_router(routes(loop, source, nodes, clock, f"{settings.repository} {settings.ref}"))
+
+    @app.get("/livez")
+    async def livez() -> dict[str, str]:
+        return {"status": "ok"}
+
+    @app.get("/readyz")
+    async def readyz() -> dict[str, object]:
+        return {"status": "ok", "leading": loop.board.term is not None}
+
+    return app
+
+
+async def _until_told(loop: Loop, app: FastAPI, listener: socket.socket) -> None:
+    """Serve and reconcile until a signal comes."""
+    told = asyncio.Event()
+    running = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        running.add_signal_handler(number, told.set)
+    server = _Server(
+        uvicorn.Config(app, log_config=None, access_log=False, timeout_graceful_shutdown=GRACE, lifespan="off")
+    )
+    with suppress(asyncio.CancelledError):
+        async with asyncio.TaskGroup() as tasks:
+            work = [
+                tasks.create_task(server.serve(sockets=[listener]), name="api"),
+                tasks.create_task(loop.run(), name="loop"),
+            ]
+            await told.wait()
+            log.info("stopping; the fleet goes on without this controller")
+            server.should_exit = True
+            work[1].cancel()
+
+
+class _Server(uvicorn.Server):
+    """uvicorn without its own signal handling: signals are ours."""
+
+    @contextlib.contextmanager
+    def capture_signals(self):  # type: ignore[no-untyped-def]
+        yield
+
+
+def _listen(bind: str, port: int) -> socket.socket:
+    """A listening socket on this port, or on the next free one."""
+    family = socket.AF_INET6 if ":" in bind else socket.AF_INET
+    last: OSError | None = None
+    for candidate in range(port, port + PORTS) if port else (0,):
+        listener = socket.socket(family, socket.SOCK_STREAM)
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            listener.bind((bind, candidate))
+        except OSError as error:
+            listener.close()
+            last = error
+            continue
+        listener.listen(1024)
+        listener.setblocking(False)
+        return listener
+    raise TdieError(f"no free port from {port} on {bind}: {last}", code="PORT_IN_USE") from last
+
+
+def _advertised(settings: ControllerSettings) -> str:
+    host = settings.advertise or settings.bind
+    if host in ("0.0.0.0", "::"):
+        raise TdieError(
+            "others cannot reach an unspecified address", code="ADVERTISE_NEEDED", hint="say which with --advertise"
+        )
+    return f"[{host}]" if ":" in host else host
+
+
+def _consul_address(settings: ControllerSettings) -> Address:
+    return Address.parse(settings.consul) if settings.consul else Address.from_environ(os.environ)

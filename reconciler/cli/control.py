@@ -1,0 +1,116 @@
+"""Commands that run something: up, down, controller, agent."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import sys
+from pathlib import Path
+from typing import Annotated
+
+from cyclopts import Parameter
+from pydantic import ValidationError
+
+from agent.errors import Invalid
+from reconciler.cli.main import app
+from reconciler.cli.out import say
+
+
+@app.command
+def up(
+    repository: str = ".",
+    *,
+    ref: str = "main",
+    data: Path = Path(".tdie"),
+    detach: Annotated[bool, Parameter(negative=())] = False,
+    deadline: float = 120.0,
+    controllers: int = 1,
+) -> int:
+    """Run the whole system on this machine: Consul, controllers, and an agent for every node that the repository lists.
+
+    Stays in the foreground and shows what happens; Ctrl-C stops everything it started.
+
+    Parameters
+    ----------
+    repository
+        Git repository: a folder or a URL. Its branch is followed: push or commit to change what runs.
+    ref
+        Branch to follow.
+    data
+        Folder for everything that is kept.
+    detach
+        Return when every replica is healthy (0) or the deadline has passed (1); the system stays.
+    deadline
+        Seconds that --detach waits.
+    controllers
+        How many controllers; one of them leads.
+    """
+    from reconciler.local import Plan, run_detached, run_foreground
+
+    plan = Plan(repository=repository, ref=ref, data=data.resolve(), controllers=controllers)
+    return run_detached(plan, deadline) if detach else asyncio.run(run_foreground(plan))
+
+
+@app.command
+def down(*, data: Path = Path(".tdie")) -> int:
+    """Stop everything that 'tdie up' started with this data folder, and say what is left, if anything."""
+    from reconciler.local import stop
+
+    left = stop(data.resolve())
+    for line in left:
+        say(f"still there: {line}")
+    if not left:
+        say("everything is stopped")
+    return 1 if left else 0
+
+
+@app.command
+def controller(
+    *,
+    config: Path | None = None,
+    cluster: str | None = None,
+    repository: str | None = None,
+    ref: str | None = None,
+    name: str | None = None,
+    data: Path | None = None,
+    bind: str | None = None,
+    port: int | None = None,
+    advertise: str | None = None,
+    consul: str | None = None,
+    token_file: Path | None = None,
+    operator_token_file: Path | None = None,
+    consul_token_file: Path | None = None,
+    beat_ttl: float | None = None,
+    agent_ttl: float | None = None,
+    log_format: str | None = None,
+    log_level: str | None = None,
+) -> int:
+    """Run one controller of a cluster. Any number may run; one leads, the others stand by.
+
+    Parameters
+    ----------
+    config
+        YAML file with these settings; TDIE_CONTROLLER_* in the environment and flags go over it.
+    """
+    flags = {name_: value for name_, value in locals().items() if name_ != "config"}
+    from agent.logs import set_up_logs
+
+    from reconciler.app import run_controller
+    from reconciler.settings import ControllerSettings
+
+    try:
+        settings = ControllerSettings.load(config, **flags)
+    except ValidationError as error:
+        first = error.errors()[0]
+        field = "-".join(str(part) for part in first["loc"]).replace("_", "-")
+        raise Invalid(f"--{field}: {first['msg']}", code="SETTINGS", where=str(config or "")) from error
+    set_up_logs(settings.log_format, settings.log_level)
+    os.umask(0o077)
+    asyncio.run(run_controller(settings))
+    return 0
+
+
+@app.command(help_flags=[], version_flags=[])
+def agent(*words: Annotated[str, Parameter(allow_leading_hyphen=True)]) -> int:
+    """Run the agent of this machine; the same as tdie-agent, with the same options."""
+    os.execv(sys.executable, [sys.executable, "-m", "agent", *words])
