@@ -34,17 +34,26 @@ class Decoded:
 
     found: tuple[Found, ...]
     flaws: tuple[Flaw, ...]
+    broken: tuple[tuple[str, str], ...] = ()  # (kind, name) of documents that are there but wrong
 
 
 def decode(data: bytes) -> Decoded:
     """All documents of the bytes that are right in themselves, and all flaws of the others."""
     flaws: list[Flaw] = []
-    found = []
+    found: list[Found] = []
+    broken: list[tuple[str, str]] = []
     for document in yaml.read(data, flaws):
         checked = None if document.flawed else _checked(document, flaws)
         if checked is not None:
             found.append(Found(document.index, *document.place(), checked))
-    return Decoded(tuple(found), tuple(flaws))
+        elif isinstance(document.value, dict):
+            broken.append(_named(document.value))
+    return Decoded(tuple(found), tuple(flaws), tuple(broken))
+
+
+def _named(raw: dict[str, Any]) -> tuple[str, str]:
+    metadata = raw.get("metadata")
+    return str(raw.get("kind")), str(metadata.get("name")) if isinstance(metadata, dict) else ""
 
 
 def places(data: bytes, wanted: Iterable[tuple[int, Path, bool]]) -> dict[tuple[int, Path, bool], tuple[int, int]]:
