@@ -111,6 +111,7 @@ class Plan:
     look_again_at: Monotonic | None = None
     warnings: tuple[str, ...] = ()
     digest: str = ""  # 16 hex digits over the change ids
+    prune_digest: str = ""  # the same over the stops of what left Git: confirms them while other changes go on
 
     def counts(self) -> Counter[Verdict]:
         """How many changes of each verdict."""

@@ -1,0 +1,103 @@
+"""What a node declares to offer, and what the replicas assigned to it declare to use. Nothing here is measured."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from agent.wire import Assignment, Capacity, ReplicaPolicy, ReplicaSpec, Resources
+from reconciler.planning.evenness import evenness
+from reconciler.planning.fleet import Fleet
+
+NOMINAL_SLOTS = 20  # of a node that declares nothing, so that its load can be compared with one that does
+_CLOSE = 1e-9  # three times a third of a core is a whole core
+
+
+@dataclass(slots=True)
+class Room:
+    """What is taken on one node."""
+
+    slots: int = 0
+    cpu: float = 0.0
+    memory: int = 0
+    ports: Counter[int] = field(default_factory=Counter)
+    types: Counter[str] = field(default_factory=Counter)  # replicas by package name
+
+    def add(self, spec: ReplicaSpec, policy: ReplicaPolicy) -> None:
+        self.slots += 1
+        self.cpu += spec.resources.cpu or 0.0
+        self.memory += spec.resources.memory or 0
+        self.types[spec.package.name] += 1
+        if policy.ports:
+            self.ports.update(policy.ports)
+
+    def copy(self) -> Room:
+        return Room(self.slots, self.cpu, self.memory, Counter(self.ports), Counter(self.types))
+
+    def share(self, capacity: Capacity) -> float:
+        """The fullest declared dimension, 1 being full."""
+        shares = [self.slots / (capacity.slots or NOMINAL_SLOTS)]
+        if capacity.cpu:
+            shares.append(self.cpu / capacity.cpu)
+        if capacity.memory:
+            shares.append(self.memory / capacity.memory)
+        return round(max(shares), 6)
+
+    def evenness_with(self, package: str) -> float:
+        """The evenness of package types if one more replica of this package came."""
+        return round(evenness((self.types + Counter([package])).values()), 6)
+
+
+def lacks(room: Room, capacity: Capacity, more: Resources, slots: int = 1) -> str:
+    """The first declared dimension in which this much more does not fit; empty if it does."""
+    if capacity.slots is not None and room.slots + slots > capacity.slots:
+        return "slots"
+    if capacity.cpu is not None and room.cpu + (more.cpu or 0.0) > capacity.cpu + _CLOSE:
+        return "cpu"
+    if capacity.memory is not None and room.memory + (more.memory or 0) > capacity.memory:
+        return "memory"
+    return ""
+
+
+@dataclass(slots=True)
+class Rooms:
+    """The rooms of all nodes, worked out when first asked for, and what this plan adds to them."""
+
+    known: dict[str, tuple[Assignment | None, Room]] = field(default_factory=dict)  # kept between plans
+    _added: dict[str, Room] = field(default_factory=dict)
+
+    def start(self) -> None:
+        """Forget what an earlier plan added."""
+        self._added = {}
+
+    def reader(self, fleet: Fleet) -> Callable[[str], Room]:
+        def at(node: str) -> Room:
+            return self._added.get(node) or self._base(node, fleet)
+
+        return at
+
+    def add(self, fleet: Fleet, node: str, spec: ReplicaSpec, policy: ReplicaPolicy) -> None:
+        if node not in self._added:
+            self._added[node] = self._base(node, fleet).copy()
+        self._added[node].add(spec, policy)
+
+    def grow(self, fleet: Fleet, node: str, more: Resources) -> None:
+        """A replica that is there already takes more."""
+        if node not in self._added:
+            self._added[node] = self._base(node, fleet).copy()
+        room = self._added[node]
+        room.cpu += more.cpu or 0.0
+        room.memory += more.memory or 0
+
+    def _base(self, node: str, fleet: Fleet) -> Room:
+        view = fleet.views.get(node)
+        assignment = None if view is None else view.assignment
+        cached = self.known.get(node)
+        if cached is not None and cached[0] is assignment:
+            return cached[1]
+        room = Room()
+        for entry in () if assignment is None else assignment.replicas:
+            room.add(entry.spec, entry.policy)
+        self.known[node] = (assignment, room)
+        return room

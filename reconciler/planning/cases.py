@@ -1,0 +1,206 @@
+"""The planner's own working values: what one plan may know (World), and what follows for one instance (Case)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from agent.clock import Monotonic
+from agent.wire import PackageRef, ReplicaOrder, ReplicaState
+from reconciler.model.desired import DesiredState, InstanceSpec
+from reconciler.model.observed import NodeView, ObservedState, Presence, ReplicaView
+from reconciler.model.plan import Cause, Change, Hold, HoldReason, Verdict
+from reconciler.planning.capacity import Rooms
+from reconciler.planning.explain import differences
+from reconciler.planning.fleet import Fleet, Sighting
+from reconciler.planning.ids import change_id
+from reconciler.planning.place import Openings
+
+
+@dataclass(slots=True)
+class World:
+    """Everything a rule may look at."""
+
+    desired: DesiredState
+    observed: ObservedState
+    now: Monotonic
+    fleet: Fleet
+    rooms: Rooms
+    openings: Openings
+    positions: dict[str, int]  # of instances in the order of waves
+    blind: tuple[str, ...]  # listed nodes of which this leader has never heard what runs there
+    lost: tuple[str, ...]  # listed nodes that are lost
+    mass_failure: bool  # so many that nothing is moved
+
+    def view(self, node: str) -> NodeView:
+        return self.observed.nodes[node]
+
+    def presence(self, node: str) -> Presence:
+        return self.fleet.sites[node].presence
+
+
+@dataclass(slots=True)
+class Step:
+    """A change, and what carrying it out means for assignments. Without a hold it is carried out by this plan."""
+
+    change: Change
+    puts: ReplicaOrder | None = None  # at change.node
+    drops: tuple[tuple[str, str], ...] = ()  # (node, replica)
+    hold: Hold | None = None
+    in_flight: bool = False  # sent already
+    prunes: bool = False  # of an instance that is not in Git any more
+    dead: bool = False  # what would be taken away does not work anyway
+
+    @property
+    def takes_away(self) -> bool:
+        """Whether the update policy limits how many of these go at once."""
+        verdict = self.change.verdict
+        if verdict is Verdict.MOVE:
+            return self.puts is not None
+        return verdict in (Verdict.REPLACE, Verdict.RECONFIGURE) and not self.in_flight
+
+    @property
+    def nodes(self) -> tuple[str, ...]:
+        """The nodes whose assignment it changes."""
+        put = () if self.puts is None else (self.change.node,)
+        return tuple(sorted({*put, *(node for node, _ in self.drops)}))
+
+    def held(self, reason: HoldReason, detail: str, on: tuple[str, ...] = (), until: Monotonic | None = None) -> Step:
+        """The same step, which waits; the first reason given stays."""
+        if self.hold is None:
+            change = self.change
+            self.hold = Hold(change.id, change.replica, change.instance, reason, detail, on, until)
+        return self
+
+
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """A wanted replica as it counts for its instance's availability."""
+
+    replica: str
+    node: str
+    entry: ReplicaOrder
+    row: ReplicaView | None
+    healthy: bool  # reported as ordered, healthy, on a node that answers
+    new: bool  # ordered with the wanted spec
+
+
+@dataclass(slots=True)
+class Case:
+    """What follows for one instance."""
+
+    instance: str
+    spec: InstanceSpec | None = None  # None: not in Git any more
+    steps: list[Step] = field(default_factory=list)
+    patches: list[tuple[str, ReplicaOrder]] = field(
+        default_factory=list
+    )  # entries that change without a process noticing
+    standings: list[Standing] = field(default_factory=list)
+    missing: int = 0  # wanted replicas that no node has been told to run
+    claimed: set[tuple[str, str]] = field(
+        default_factory=set
+    )  # (node, replica) of another name that live on in this one
+    lapses: list[Monotonic] = field(default_factory=list)  # when time alone changes something here
+
+    @property
+    def healthy(self) -> bool:
+        return not self.missing and all(standing.healthy for standing in self.standings)
+
+    @property
+    def started(self) -> bool:
+        """Every replica's process runs, healthy or not."""
+        return not self.missing and all(
+            s.row is not None and s.row.spec_hash == s.entry.spec_hash and s.row.state is ReplicaState.STARTED
+            for s in self.standings
+        )
+
+    @property
+    def quiet(self) -> bool:
+        """Nothing to do and nothing to wait for, until one of its replicas, its document or the cluster changes."""
+        return not self.steps and not self.patches and self.healthy
+
+
+def make_change(
+    world: World,
+    verdict: Verdict,
+    cause: Cause,
+    *,
+    replica: str,
+    instance: str,
+    node: str,
+    spec: InstanceSpec | None = None,
+    before: Sighting | None = None,
+    from_node: str = "",
+    reason: str = "",
+) -> Change:
+    """A change from what a sighting shows to what a document wants."""
+    from_hash, from_package = _was(before)
+    to_hash = "" if spec is None else spec.spec_hash
+    if verdict is Verdict.RENAME:
+        to_hash = from_hash
+    return Change(
+        id=change_id(
+            replica=replica,
+            verdict=verdict,
+            cause=cause,
+            commit=world.desired.commit,
+            node=node,
+            from_node=from_node,
+            from_hash=from_hash,
+            to_hash=to_hash,
+        ),
+        replica=replica,
+        instance=instance,
+        verdict=verdict,
+        cause=cause,
+        commit=world.desired.commit,
+        node=node,
+        from_node=from_node,
+        from_hash=from_hash,
+        to_hash=to_hash,
+        from_package=from_package,
+        to_package="" if spec is None else str(spec.spec.package),
+        from_replica=before.replica if before is not None and before.replica != replica else "",
+        reason=reason,
+        wave=world.positions.get(instance, max(world.positions.values(), default=0)),
+    )
+
+
+def _was(before: Sighting | None) -> tuple[str, str]:
+    if before is None:
+        return "", ""
+    entry, row = before.entry, before.row
+    if entry is not None:
+        return entry.spec_hash, str(entry.spec.package)
+    return ("", "") if row is None else (row.spec_hash, str(row.package))
+
+
+def make_order(world: World, spec: InstanceSpec, replica: str, node: str) -> ReplicaOrder:
+    """A new entry for a node; it outranks every entry of the same replica that can be seen."""
+    epoch = world.observed.epoch
+    ordered = (epoch, world.view(node).next_generation)
+    for sighting in world.fleet.of(spec.name).get(replica, ()):
+        if sighting.entry is not None and sighting.node != node:
+            held = sighting.entry.ordered
+            ordered = max(ordered, (held[0], held[1] + 1))
+    return ReplicaOrder(
+        replica=replica,
+        instance=spec.name,
+        spec=spec.spec,
+        spec_hash=spec.spec_hash,
+        policy=spec.policy,
+        commit=world.desired.commit,
+        ordered=ordered,
+    )
+
+
+def packages_of(order: ReplicaOrder) -> tuple[PackageRef, ...]:
+    """What must be installed for an entry to run."""
+    publisher = order.spec.publisher
+    return (order.spec.package,) if publisher is None else (order.spec.package, publisher.package)
+
+
+def change_of_spec(before: Sighting | None, spec: InstanceSpec) -> str:
+    """What a replica's new spec changes, for people."""
+    if before is None or before.entry is None:
+        return ""
+    return differences(before.entry.spec, spec.spec)

@@ -1,0 +1,268 @@
+"""One instance: its wanted replicas paired with where they are, and what follows for each."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import replace
+
+from reconciler.model.desired import InstanceSpec
+from reconciler.model.observed import Presence
+from reconciler.model.plan import Cause, HoldReason, Verdict
+from reconciler.planning.capacity import lacks
+from reconciler.planning.cases import Case, Standing, Step, World, change_of_spec, make_change, make_order
+from reconciler.planning.compare import Pair, astray, compare
+from reconciler.planning.explain import counted, listed
+from reconciler.planning.fleet import Sighting
+from reconciler.planning.leftovers import leftovers, leftovers_of_replica
+from reconciler.planning.place import Seats, label_fault, port_taken
+from reconciler.planning.stay import must_leave, why_move
+
+Homes = dict[str, Sighting | None]
+
+
+def examine(world: World, spec: InstanceSpec) -> Case:
+    """Everything that should change for one instance, as if it were alone; holds that need the others come later."""
+    case = Case(spec.name, spec)
+    wanted = wanted_replicas(world, spec)
+    homes = _homes(world, spec, wanted, case)
+    own: Counter[str] = Counter()
+    leaving = {name: must_leave(world, spec, home, own) for name, home in homes.items() if home is not None}
+    seats = Seats(spec, world.openings, world.rooms, own)
+    for name, node in wanted.items():
+        home = homes[name]
+        if home is None:
+            _start(world, spec, case, seats, name, node, None)
+        elif world.presence(home.node) is Presence.LOST:
+            _start(world, spec, case, seats, name, node, home)
+        else:
+            _keep(world, spec, case, seats, name, home, leaving[name])
+        leftovers_of_replica(world, spec, case, name, home, own)
+    leftovers(world, spec, case, wanted)
+    return case
+
+
+def wanted_replicas(world: World, spec: InstanceSpec) -> dict[str, str]:
+    """Replica names in order, each with the only node it may run on, or with an empty name when any will do."""
+    if spec.per_node is None:
+        return {f"{spec.name}.{n}": "" for n in range(spec.replicas or 0)}
+    held = world.fleet.of(spec.name)
+    wanted = {}
+    for site in world.fleet.sites.values():
+        if site.presence in (Presence.LOST, Presence.ABSENT) or label_fault(site, spec.placement.where):
+            continue
+        for n in range(spec.per_node):
+            name = f"{spec.name}.{site.name}.{n}"
+            if not site.cordoned or name in held:
+                wanted[name] = site.name
+    return wanted
+
+
+def _homes(world: World, spec: InstanceSpec, wanted: dict[str, str], case: Case) -> Homes:
+    """Where each wanted replica is: under its own name, or under the one it had before."""
+    own = world.fleet.of(spec.name)
+    old = spec.moved_from if spec.moved_from and spec.moved_from not in world.desired.instances else None
+    before = world.fleet.of(old) if old else {}
+    homes: Homes = {}
+    for name in wanted:
+        home = _home(world, own.get(name, ()))
+        if home is None and old is not None:
+            home = _home(world, before.get(old + name[len(spec.name) :], ()))
+            if home is not None:
+                case.claimed.add((home.node, home.replica))
+        homes[name] = home
+    return homes
+
+
+def _home(world: World, sightings: tuple[Sighting, ...]) -> Sighting | None:
+    """The one that counts: not on a lost node if there is another, then the one ordered last."""
+    found: Sighting | None = None
+    best: tuple[bool, tuple[int, int]] = (False, (-1, -1))
+    for sighting in sightings:
+        if sighting.entry is not None:
+            rank = (world.presence(sighting.node) is not Presence.LOST, sighting.entry.ordered)
+            if found is None or rank > best:
+                found, best = sighting, rank
+    return found
+
+
+def _start(
+    world: World, spec: InstanceSpec, case: Case, seats: Seats, name: str, node: str, lost: Sighting | None
+) -> None:
+    """A replica that no answering node has: find it a place and start it there."""
+    case.missing += 1
+    fault = ""
+    if not node:
+        node = seats.take()
+        fault = "" if node else seats.why_none()
+    elif not world.fleet.sites[node].silent:
+        fault = _no_room(world, spec, node)
+    cause, reason = _why_start(world, spec, name, node, lost)
+    change = make_change(
+        world, Verdict.START, cause, replica=name, instance=spec.name, node=node, spec=spec, before=lost, reason=reason
+    )
+    step = Step(change)
+    case.steps.append(step)
+    if lost is not None and world.mass_failure:
+        lost_nodes = f"{len(world.lost)} of {counted(len(world.desired.cluster.nodes), 'node')} lost"
+        step.held(HoldReason.MASS_FAILURE, f"{lost_nodes}: nothing is moved", world.lost)
+    elif fault:
+        step.held(HoldReason.NO_PLACE, fault)
+    elif spec.per_node is not None and world.fleet.sites[node].silent:
+        _hold_silent(world, step, (node,))
+    elif spec.per_node is None and lost is None and world.blind:
+        detail = f"{listed(world.blind)} may run it already and did not answer yet"
+        step.held(HoldReason.NODE_SILENT, detail, world.blind)
+    else:
+        step.puts = make_order(world, spec, name, node)
+
+
+def _no_room(world: World, spec: InstanceSpec, node: str) -> str:
+    """Why the only node that may run a replica cannot; empty if it can, and then the room is taken."""
+    room = world.rooms.reader(world.fleet)(node)
+    lacking = lacks(room, world.fleet.sites[node].capacity, spec.spec.resources)
+    if lacking:
+        return f"{node} is without {lacking} left"
+    taken = port_taken(room, spec.policy)
+    if taken:
+        return f"{node}: other replicas {taken}"
+    world.rooms.add(world.fleet, node, spec.spec, spec.policy)
+    return ""
+
+
+def _why_start(world: World, spec: InstanceSpec, name: str, node: str, lost: Sighting | None) -> tuple[Cause, str]:
+    if lost is not None:
+        gone = world.fleet.sites[lost.node].listed
+        return (
+            (Cause.NODE_LOST, f"node {lost.node} lost") if gone else (Cause.NODE_REMOVED, f"node {lost.node} removed")
+        )
+    held = [s for sights in world.fleet.of(spec.name).values() for s in sights if s.entry is not None]
+    if spec.per_node is not None and any(s.entry and s.entry.spec_hash == spec.spec_hash for s in held):
+        assignment = world.view(node).assignment
+        if assignment is None or not assignment.replicas:
+            return Cause.NODE_JOINED, f"node {node} joined"
+    names = {s.replica for s in held}
+    if names and not any(s.entry and s.entry.commit == world.desired.commit for s in held):
+        total = len(wanted_replicas(world, spec))
+        if len(names) < total:
+            return Cause.COMMIT, f"scaled {len(names)} → {total}"
+    return Cause.COMMIT, "" if names else "new"
+
+
+def _keep(world: World, spec: InstanceSpec, case: Case, seats: Seats, name: str, home: Sighting, leaves: str) -> None:
+    """A replica that is somewhere: leave, keep, rename, change or move it."""
+    silent = world.fleet.sites[home.node].silent
+    pair = Pair(name, spec, home.entry, silent, leaves)
+    verdict = compare(pair).verdict
+    if verdict is Verdict.LEAVE:
+        verdict = compare(replace(pair, silent=False)).verdict
+    _stand(spec, case, name, home, silent)
+    if verdict is Verdict.KEEP:
+        if not silent:
+            _see_to_it(world, spec, case, name, home)
+        return
+    step = _step(world, spec, seats, verdict, name, home, leaves)
+    case.steps.append(step)
+    if silent:
+        step.puts, step.drops = None, ()
+        _hold_silent(world, step, (home.node,))
+    if verdict is Verdict.RENAME and home.entry is not None and home.entry.spec_hash != spec.spec_hash:
+        after = compare(Pair(home.replica, spec, home.entry)).verdict
+        later = _step(world, spec, seats, after, name, home, "")
+        later.puts = None
+        case.steps.append(later.held(HoldReason.IN_FLIGHT, f"{home.replica} is renamed first", (home.replica,)))
+
+
+def _step(
+    world: World, spec: InstanceSpec, seats: Seats, verdict: Verdict, name: str, home: Sighting, leaves: str
+) -> Step:
+    node, from_node, reason = home.node, "", change_of_spec(home, spec)
+    cause = Cause.COMMIT
+    fault = ""
+    if verdict is Verdict.MOVE:
+        from_node = home.node
+        cause, why = why_move(world, home.node, leaves)
+        reason = ", ".join(part for part in (why, reason) if part)
+        node = "" if world.fleet.sites[from_node].silent else seats.take(avoid=from_node)
+        fault = "" if node else seats.why_none(avoid=from_node)
+    elif verdict is Verdict.RENAME:
+        reason = f"renamed from {home.replica}"
+    change = make_change(
+        world,
+        verdict,
+        cause,
+        replica=name,
+        instance=spec.name,
+        node=node,
+        spec=spec,
+        before=home,
+        from_node=from_node,
+        reason=reason,
+    )
+    step = Step(change, dead=not home.healthy)
+    if verdict is Verdict.RENAME and home.entry is not None:
+        update = {"replica": name, "instance": spec.name, "policy": spec.policy, "renamed_from": home.replica}
+        step.puts = home.entry.model_copy(update=update)
+        step.drops = ((node, home.replica),)
+    elif node:
+        step.puts = make_order(world, spec, name, node)
+    elif not world.fleet.sites[from_node].silent:
+        step.held(HoldReason.NO_PLACE, fault)
+    return step
+
+
+def _stand(spec: InstanceSpec, case: Case, name: str, home: Sighting, silent: bool) -> None:
+    if home.entry is not None:
+        new = home.entry.spec_hash == spec.spec_hash
+        case.standings.append(Standing(name, home.node, home.entry, home.row, home.healthy and not silent, new))
+
+
+def _see_to_it(world: World, spec: InstanceSpec, case: Case, name: str, home: Sighting) -> None:
+    """The node was told what is wanted: say so while its report differs, and bring its policy up to date."""
+    entry = home.entry
+    if entry is not None and entry.policy != spec.policy:
+        case.patches.append((home.node, entry.model_copy(update={"policy": spec.policy})))
+    view = world.view(home.node)
+    off = astray(home, view)
+    if off is None or entry is None or (off.verdict is Verdict.START and _moving(world, spec, name, home)):
+        return
+    before = (
+        None
+        if home.row is None or off.verdict is Verdict.START
+        else replace(home, entry=None, replica=home.row.replica)
+    )
+    cause = Cause.DRIFT if off.drift else Cause.COMMIT
+    change = make_change(
+        world,
+        off.verdict,
+        cause,
+        replica=name,
+        instance=spec.name,
+        node=home.node,
+        spec=spec,
+        before=before,
+        reason=off.why,
+    )
+    step = Step(change, in_flight=True)
+    case.steps.append(step)
+    failed = view.package_errors.get(entry.spec.package.digest)
+    if off.given_up:
+        step.held(HoldReason.ROLLOUT_HALTED, f"{home.node} gave up after a {off.why}; it waits for a new spec", (name,))
+    elif failed and off.verdict is Verdict.START:
+        step.held(HoldReason.PACKAGE_FAILED, f"{home.node} cannot install {entry.spec.package}: {failed}", (home.node,))
+    elif off.drift:
+        step.held(HoldReason.IN_FLIGHT, f"{home.node} is healing it", (home.node,))
+    else:
+        step.held(HoldReason.IN_FLIGHT, f"sent to {home.node}", (home.node,))
+
+
+def _moving(world: World, spec: InstanceSpec, name: str, home: Sighting) -> bool:
+    """Whether the replica is here because it leaves another node: that is one change, shown as the move."""
+    return any(
+        s.entry is not None and s.node != home.node and world.presence(s.node) is not Presence.LOST
+        for s in world.fleet.of(spec.name).get(name, ())
+    )
+
+
+def _hold_silent(world: World, step: Step, nodes: tuple[str, ...]) -> None:
+    detail = world.view(nodes[0]).detail
+    step.held(HoldReason.NODE_SILENT, f"{listed(nodes)} does not answer" + (f": {detail}" if detail else ""), nodes)

@@ -1,0 +1,82 @@
+"""What must not be taken away now: at most maxParallel replicas of an instance are away at once."""
+
+from __future__ import annotations
+
+from agent.clock import Monotonic
+from agent.wire import ReplicaState
+from reconciler.model.desired import InstanceSpec
+from reconciler.model.plan import HoldReason
+from reconciler.planning.cases import Case, Standing, Step, World
+
+
+def spare(world: World, case: Case) -> None:
+    """Let through as many replacements as the update policy allows now, broken replicas first; hold the rest.
+
+    A replica of the new spec is away until it has been healthy for minHealthyTime. Replacing one that does not work costs no
+    availability, so it only waits for the replacements under way: a fix gets past what it fixes.
+    """
+    spec = case.spec
+    waiting = [step for step in case.steps if step.takes_away and step.hold is None]
+    if spec is None or not waiting:
+        return
+    going = {step.change.replica for step in waiting}
+    away = [s for s in case.standings if s.new and s.replica not in going and not _soaked(s, spec, world.now)]
+    broken = [s for s in away if not s.healthy and missed_deadline(s, spec, world.now)]
+    for standing in away:
+        _note_lapses(case, standing, spec, world.now)
+    if broken:
+        _halt(case, waiting, broken)
+        return
+    most = max(1, spec.update.max_parallel.of(len(case.standings) + case.missing))
+    under_way = len(away)
+    down = under_way + sum(1 for s in case.standings if not s.healthy and (not s.new or s.replica in going))
+    picked = 0
+    for step in sorted(waiting, key=lambda step: not step.dead):
+        costs = 0 if step.dead else 1
+        if under_way + picked < most and (step.dead or down + costs <= most):
+            picked += 1
+            down += costs
+        else:
+            _hold(step, away, spec, most, down)
+
+
+def missed_deadline(standing: Standing, spec: InstanceSpec, now: Monotonic) -> bool:
+    """Whether a new replica has failed for good, or was given healthyDeadline and is not healthy."""
+    row = standing.row
+    if row is None or row.spec_hash != standing.entry.spec_hash:
+        return False
+    return row.state is ReplicaState.FAILED or now >= row.since + spec.update.healthy_deadline
+
+
+def _soaked(standing: Standing, spec: InstanceSpec, now: Monotonic) -> bool:
+    row = standing.row
+    return standing.healthy and row is not None and now >= row.since + spec.update.min_healthy_time
+
+
+def _note_lapses(case: Case, standing: Standing, spec: InstanceSpec, now: Monotonic) -> None:
+    if standing.row is not None and standing.row.spec_hash == standing.entry.spec_hash:
+        after = spec.update.min_healthy_time if standing.healthy else spec.update.healthy_deadline
+        lapse = Monotonic(standing.row.since + after)
+        if lapse > now:
+            case.lapses.append(lapse)
+
+
+def _halt(case: Case, waiting: list[Step], broken: list[Standing]) -> None:
+    total = len(case.standings) + case.missing
+    errors = [s.row.last_error for s in broken if s.row is not None and s.row.last_error]
+    detail = f"{len(broken)}/{total} unhealthy: {errors[0] if errors else 'not healthy in time'}"
+    for step in waiting:
+        step.held(HoldReason.ROLLOUT_HALTED, detail, tuple(s.replica for s in broken))
+
+
+def _hold(step: Step, away: list[Standing], spec: InstanceSpec, most: int, down: int) -> None:
+    names = tuple(s.replica for s in away)
+    soaking = [s for s in away if s.healthy and s.row is not None]
+    if away and len(soaking) == len(away):
+        until = Monotonic(min(s.row.since for s in soaking if s.row is not None) + spec.update.min_healthy_time)
+        detail = f"{soaking[0].replica} is healthy, but not for {spec.update.min_healthy_time:g} s yet"
+        step.held(HoldReason.SOAKING, detail, names, until)
+    else:
+        count = max(down, len(away))
+        at_most = f"at most {most} of {step.change.instance} may be away"
+        step.held(HoldReason.TOO_FEW_LEFT, f"{at_most}, {count} {'is' if count == 1 else 'are'}", names)

@@ -1,0 +1,159 @@
+"""Replicas that nothing in Git asks for: too many, in the wrong place, or of an instance that is gone."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable
+
+from reconciler.model.desired import InstanceSpec
+from reconciler.model.observed import Presence
+from reconciler.model.plan import Cause, Change, HoldReason, Verdict
+from reconciler.planning.cases import Case, Step, World, change_of_spec, make_change
+from reconciler.planning.explain import listed
+from reconciler.planning.fleet import Sighting
+from reconciler.planning.place import label_fault
+from reconciler.planning.stay import crowded, outgrown, why_move
+
+
+def leftovers_of_replica(
+    world: World, spec: InstanceSpec, case: Case, name: str, home: Sighting | None, own: Counter[str]
+) -> None:
+    """Every other copy of a wanted replica: the source of a move, or one that came back after it was replaced."""
+    for other in world.fleet.of(spec.name).get(name, ()):
+        if other is home or world.presence(other.node) is Presence.LOST:
+            continue
+        if home is None or world.presence(home.node) is Presence.LOST:
+            if other.entry is None:
+                _stopping(world, case, other)
+            continue
+        _second_copy(world, spec, case, home, other, own)
+
+
+def _second_copy(
+    world: World, spec: InstanceSpec, case: Case, home: Sighting, other: Sighting, own: Counter[str]
+) -> None:
+    site = world.fleet.sites[other.node]
+    leaves = (
+        label_fault(site, spec.placement.where)
+        or crowded(spec, own[other.node])
+        or (outgrown(world, spec, other) if other.entry is not None else "")
+    )
+    if leaves:
+        cause, why = why_move(world, other.node, leaves)
+        reason = ", ".join(part for part in (why, change_of_spec(other, spec)) if part)
+        change = make_change(
+            world,
+            Verdict.MOVE,
+            cause,
+            replica=other.replica,
+            instance=spec.name,
+            node=home.node,
+            spec=spec,
+            before=other,
+            from_node=other.node,
+            reason=reason,
+        )
+    else:
+        change = make_change(
+            world,
+            Verdict.STOP,
+            Cause.NODE_LOST,
+            replica=other.replica,
+            instance=spec.name,
+            node=other.node,
+            before=other,
+            reason=f"superseded by the one on {home.node}",
+        )
+    step = _dropping(world, case, change_step(change, other), other)
+    if step.hold is None and not home.healthy and other.healthy:
+        error = home.row.last_error if home.row is not None else ""
+        detail = f"{home.replica} is not healthy on {home.node} yet" + (f": {error}" if error else "")
+        step.held(HoldReason.TARGET_STARTING, detail, (home.replica, home.node))
+
+
+def leftovers(world: World, spec: InstanceSpec, case: Case, wanted: Iterable[str]) -> None:
+    """Replicas under names that are not wanted, highest number first."""
+    names = set(wanted)
+    for name, sightings in world.fleet.of(spec.name).items():
+        if name in names:
+            continue
+        for sighting in sightings:
+            site = world.fleet.sites[sighting.node]
+            if site.presence is Presence.LOST:
+                continue
+            cause, reason = _why_unwanted(world, spec, sighting, len(names))
+            change = make_change(
+                world,
+                Verdict.STOP,
+                cause,
+                replica=name,
+                instance=spec.name,
+                node=sighting.node,
+                before=sighting,
+                reason=reason,
+            )
+            _dropping(world, case, change_step(change, sighting), sighting)
+
+
+def _why_unwanted(world: World, spec: InstanceSpec, sighting: Sighting, wanted: int) -> tuple[Cause, str]:
+    site = world.fleet.sites[sighting.node]
+    if spec.per_node is not None and not site.listed:
+        return Cause.NODE_REMOVED, f"node {site.name} removed from Git"
+    fault = label_fault(site, spec.placement.where)
+    if spec.per_node is not None and fault:
+        return Cause.COMMIT, f"{site.name} {fault.replace('fail where', 'fails where')}"
+    held = sum(1 for sightings in world.fleet.of(spec.name).values() if any(s.entry for s in sightings))
+    return Cause.COMMIT, f"scaled {held} → {wanted}" if held > wanted else "not wanted any more"
+
+
+def gone(world: World, instance: str, claimed: set[tuple[str, str]]) -> Case:
+    """An instance that is not in Git any more: all of it stops, except what lives on under another name."""
+    case = Case(instance)
+    for name, sightings in world.fleet.of(instance).items():
+        for sighting in sightings:
+            if (sighting.node, name) in claimed or world.presence(sighting.node) is Presence.LOST:
+                continue
+            change = make_change(
+                world,
+                Verdict.STOP,
+                Cause.COMMIT,
+                replica=name,
+                instance=instance,
+                node=sighting.node,
+                before=sighting,
+                reason="no longer in Git",
+            )
+            step = _dropping(world, case, change_step(change, sighting), sighting)
+            step.prunes = True
+    return case
+
+
+def change_step(change: Change, sighting: Sighting) -> Step:
+    """A step that takes a sighting's entry away."""
+    if sighting.entry is None:
+        return Step(change, in_flight=True)
+    return Step(change, drops=((sighting.node, sighting.replica),))
+
+
+def _dropping(world: World, case: Case, step: Step, sighting: Sighting) -> Step:
+    case.steps.append(step)
+    if sighting.entry is None:
+        step.held(HoldReason.IN_FLIGHT, f"{sighting.node} is stopping it", (sighting.node,))
+    elif world.fleet.sites[sighting.node].silent:
+        step.drops = ()
+        step.held(HoldReason.NODE_SILENT, f"{listed([sighting.node])} does not answer", (sighting.node,))
+    return step
+
+
+def _stopping(world: World, case: Case, sighting: Sighting) -> None:
+    change = make_change(
+        world,
+        Verdict.STOP,
+        Cause.COMMIT,
+        replica=sighting.replica,
+        instance=sighting.instance,
+        node=sighting.node,
+        before=sighting,
+        reason="told to stop",
+    )
+    _dropping(world, case, change_step(change, sighting), sighting)

@@ -1,0 +1,191 @@
+"""Where a replica goes: filter nodes in order, then score what is left. Why there is no place is data."""
+
+from __future__ import annotations
+
+import heapq
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+
+from agent.wire import ReplicaPolicy, ReplicaSpec
+from reconciler.model.desired import InstanceSpec
+from reconciler.model.observed import NodeView
+from reconciler.model.where import matches
+from reconciler.planning.capacity import Room, Rooms, lacks
+from reconciler.planning.explain import counted
+from reconciler.planning.fleet import Fleet, Site
+
+Key = tuple[float | int | str, ...]
+
+
+def label_fault(site: Site, where: str) -> str:
+    """Why a node can never hold this instance, whatever else happens there; empty if it can."""
+    if not site.listed:
+        return "not in Git"
+    if where and not matches(where, site.labels, site.name):
+        return f"fail where {where}"
+    return ""
+
+
+def open_fault(site: Site, where: str, views: Mapping[str, NodeView]) -> str:
+    """Why a node may not be given a new replica of this instance; empty if it may."""
+    if not site.alive:
+        return "not alive"
+    fault = label_fault(site, where)
+    if fault:
+        return fault
+    if site.cordoned:
+        return "cordoned"
+    return "locked" if views[site.name].locked_by else ""
+
+
+@dataclass(slots=True)
+class Openings:
+    """Which nodes take new replicas, per `where`; worked out once per plan."""
+
+    fleet: Fleet
+    _by_where: dict[str, tuple[tuple[Site, ...], Counter[str]]] = field(default_factory=dict)
+
+    def of(self, where: str) -> tuple[tuple[Site, ...], Counter[str]]:
+        """The open nodes in name order, and how many nodes each filter removed."""
+        found = self._by_where.get(where)
+        if found is None:
+            found = self._by_where[where] = self._filter(where)
+        return found
+
+    def _filter(self, where: str) -> tuple[tuple[Site, ...], Counter[str]]:
+        sites: list[Site] = []
+        removed: Counter[str] = Counter()
+        for site in self.fleet.sites.values():
+            fault = open_fault(site, where, self.fleet.views)
+            if not fault:
+                sites.append(site)
+            elif site.listed or site.alive:
+                removed[fault] += 1
+        return tuple(sites), removed
+
+
+@dataclass(slots=True)
+class Seats:
+    """The places one instance can still take, best first; each replica that takes one makes the others rarer."""
+
+    instance: InstanceSpec
+    openings: Openings
+    rooms: Rooms
+    own: Counter[str]  # this instance's replicas by node, those that stay included
+    _heap: list[tuple[Key, str]] | None = None
+    _spread: Counter[str] = field(default_factory=Counter)
+
+    def take(self, avoid: str = "") -> str:
+        """The best node for one more replica, counted as taken; empty when no node passes the filters."""
+        heap = self._ready()
+        aside: list[tuple[Key, str]] = []
+        chosen = ""
+        while heap:
+            key, node = heap[0]
+            if node == avoid:
+                aside.append(heapq.heappop(heap))
+                continue
+            if self._full(node):
+                heapq.heappop(heap)
+                continue
+            now = self._key(node)
+            if now != key:  # something else took a place since: what changed sinks, and the next is looked at
+                heapq.heapreplace(heap, (now, node))
+                continue
+            chosen = node
+            break
+        for seat in aside:
+            heapq.heappush(heap, seat)
+        if chosen:
+            self.count(chosen)
+            self.rooms.add(self.openings.fleet, chosen, self.instance.spec, self.instance.policy)
+        return chosen
+
+    def count(self, node: str) -> None:
+        """Another replica of this instance is at this node."""
+        self.own[node] += 1
+        self._spread[self._group(node)] += 1
+
+    def why_none(self, avoid: str = "") -> str:
+        """`3 nodes: 1 not alive, 2 fail where zone == 'a'`."""
+        sites, removed = self.openings.of(self.instance.placement.where)
+        tally: Counter[str] = Counter(removed)
+        for site in sites:
+            tally["must leave it" if site.name == avoid else self._full(site.name) or "free"] += 1
+        nodes = counted(sum(tally.values()), "node")
+        return (
+            f"{nodes}: " + ", ".join(f"{count} {fault}" for fault, count in _in_filter_order(tally)) if tally else nodes
+        )
+
+    def _ready(self) -> list[tuple[Key, str]]:
+        if self._heap is None:
+            self._spread = Counter()
+            for node, count in self.own.items():
+                self._spread[self._group(node)] += count
+            sites, _ = self.openings.of(self.instance.placement.where)
+            self._heap = [(self._key(site.name), site.name) for site in sites]
+            heapq.heapify(self._heap)
+        return self._heap
+
+    def _group(self, node: str) -> str:
+        label = self.instance.placement.spread
+        if not label or label == "node":
+            return node
+        return self.openings.fleet.sites[node].labels.get(label, "")
+
+    def _full(self, node: str) -> str:
+        instance = self.instance
+        most = instance.placement.max_per_node
+        if most is not None and self.own[node] >= most:
+            return f"hold {most} of it already"
+        room = self.rooms.reader(self.openings.fleet)(node)
+        lacking = lacks(room, self.openings.fleet.sites[node].capacity, instance.spec.resources)
+        if lacking:
+            return f"without {lacking} left"
+        return port_taken(room, instance.policy)
+
+    def _key(self, node: str) -> Key:
+        """Smaller is better: preferences, spread, own replicas, strategy, name."""
+        fleet, instance = self.openings.fleet, self.instance
+        site = fleet.sites[node]
+        room = self.rooms.reader(fleet)(node)
+        placement = instance.placement
+        preferred = sum(matches(text, site.labels, node) for text in placement.prefer)
+        strategy = STRATEGIES[placement.strategy](room, site, instance.spec)
+        return (-preferred, self._spread[self._group(node)], self.own[node], *strategy, node)
+
+
+def port_taken(room: Room, policy: ReplicaPolicy) -> str:
+    """Which of the fixed ports something on the node has already; empty if none."""
+    taken = [port for port in policy.ports if room.ports[port]]
+    return f"use port {taken[0]} already" if taken else ""
+
+
+def _least_loaded(room: Room, site: Site, spec: ReplicaSpec) -> Key:
+    return (room.share(site.capacity), room.slots)
+
+
+def _pack(room: Room, site: Site, spec: ReplicaSpec) -> Key:
+    return (-room.share(site.capacity), -room.slots)
+
+
+def _evenness(room: Room, site: Site, spec: ReplicaSpec) -> Key:
+    return (-room.evenness_with(spec.package.name), *_least_loaded(room, site, spec))
+
+
+STRATEGIES: Mapping[str, Callable[[Room, Site, ReplicaSpec], Key]] = {
+    "least-loaded": _least_loaded,
+    "pack": _pack,
+    "evenness": _evenness,
+}
+
+_FILTERS = ("not alive", "not in Git", "fail where", "cordoned", "locked", "must leave", "hold", "without", "use port")
+
+
+def _in_filter_order(tally: Mapping[str, int]) -> Iterable[tuple[str, int]]:
+    def order(item: tuple[str, int]) -> tuple[int, str]:
+        fault = item[0]
+        return (next((i for i, start in enumerate(_FILTERS) if fault.startswith(start)), len(_FILTERS)), fault)
+
+    return sorted(tally.items(), key=order)

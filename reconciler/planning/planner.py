@@ -1,0 +1,157 @@
+"""Decide what every node should run next; nothing outside is touched."""
+
+from __future__ import annotations
+
+from agent.clock import Monotonic
+from reconciler.model.desired import DesiredState
+from reconciler.model.observed import ObservedState, Presence, Record
+from reconciler.model.plan import Change, Hold, NodeTarget, Plan, Verdict
+from reconciler.planning import holds, keep_up, prune, waves
+from reconciler.planning.cases import Case, World
+from reconciler.planning.checks import check
+from reconciler.planning.examine import examine
+from reconciler.planning.ids import digest_of_changes
+from reconciler.planning.leftovers import gone
+from reconciler.planning.memo import Memo
+from reconciler.planning.packages import Wanted, fetch_first
+from reconciler.planning.place import Openings
+from reconciler.planning.targets import edits, target
+
+_SHOWN_ORDER = (Verdict.STOP, Verdict.REPLACE, Verdict.MOVE, Verdict.RECONFIGURE, Verdict.RENAME, Verdict.START)
+_RANK = {verdict: rank for rank, verdict in enumerate(_SHOWN_ORDER)}
+
+
+def plan(
+    desired: DesiredState, observed: ObservedState, record: Record, now: Monotonic, memo: Memo | None = None
+) -> Plan:
+    """The changes that would make the fleet what Git asks for, why some of them wait, and what to send now.
+
+    Pure apart from `memo`, which is brought up to date: pass the same one each time and the cost follows the change.
+    PlanBroken when the result would break a promise every plan keeps; the memo then starts anew.
+    """
+    memo = Memo() if memo is None else memo
+    unchanged = memo.same(desired, observed, record, now)
+    if unchanged is not None:
+        return unchanged
+    try:
+        made = _plan(desired, observed, record, now, memo)
+    except BaseException:
+        memo.forget()
+        raise
+    memo.last = (desired, observed, record, made)
+    return made
+
+
+def _plan(desired: DesiredState, observed: ObservedState, record: Record, now: Monotonic, memo: Memo) -> Plan:
+    world = _world(desired, observed, now, memo)
+    cases = _examined(world, memo)  # place · compare
+    found = list(cases.values())
+    changes = _in_order(found)
+    digest = digest_of_changes(change.id for change in changes)
+    for case in found:
+        holds.gate(world, case, record)
+    waves.gate(cases, memo.waves, desired.instances.__contains__)
+    ahead: Wanted = {}
+    for case in found:
+        fetch_first(world, case, ahead)
+        keep_up.spare(world, case)
+    prune.gate(world, found, record, digest)
+    made = Plan(
+        commit=desired.commit,
+        changes=changes,
+        holds=_holds_of(found, changes),
+        targets=_targets(world, found, ahead, memo),
+        look_again_at=_look_again_at(found),
+        warnings=observed.warnings,
+        digest=digest,
+        prune_digest=prune.prune_digest(found),
+    )
+    check(world, made, found)
+    memo.restless = {case.instance for case in found if not case.quiet}
+    return made
+
+
+def _world(desired: DesiredState, observed: ObservedState, now: Monotonic, memo: Memo) -> World:
+    """What the rules may look at, with the fleet indexed."""
+    cluster = desired.cluster
+    memo.fleet.look(cluster, observed)
+    memo.rooms.start()
+    if memo.last is None or memo.last[0].instances != desired.instances:
+        memo.positions = waves.positions(desired.instances)
+        memo.waves = waves.wave_numbers(desired.instances)
+    listed = [
+        (site, observed.nodes[name])
+        for name, site in memo.fleet.sites.items()
+        if site.listed and name in observed.nodes
+    ]
+    lost = tuple(site.name for site, _ in listed if site.presence is Presence.LOST)
+    failover = cluster.failover
+    return World(
+        desired=desired,
+        observed=observed,
+        now=now,
+        fleet=memo.fleet,
+        rooms=memo.rooms,
+        openings=Openings(memo.fleet),
+        positions=memo.positions,
+        blind=tuple(s.name for s, view in listed if s.silent and view.assignment is None and view.accepted is None),
+        lost=lost,
+        mass_failure=len(lost) >= max(failover.mass_at_least, failover.mass_fraction * len(cluster.nodes)),
+    )
+
+
+def _examined(world: World, memo: Memo) -> dict[str, Case]:
+    """Every instance that may not be quiet, in name order; those in Git first, as others may live on in them."""
+    desired = world.desired
+    names = sorted(memo.open_instances(desired))
+    cases = {name: examine(world, desired.instances[name]) for name in names if name in desired.instances}
+    claimed = {claim for case in cases.values() for claim in case.claimed}
+    for name in names:
+        if name not in desired.instances and world.fleet.of(name):
+            cases[name] = gone(world, name, claimed)
+    return dict(sorted(cases.items()))
+
+
+def _in_order(cases: list[Case]) -> tuple[Change, ...]:
+    """What is destroyed comes first, then waves, instances and replicas."""
+    changes = [step.change for case in cases for step in case.steps]
+    return tuple(
+        sorted(changes, key=lambda c: (_RANK[c.verdict], c.wave, c.instance, _natural(c.replica), c.node, c.from_node))
+    )
+
+
+def _natural(replica: str) -> tuple[str, int]:
+    head, _, number = replica.rpartition(".")
+    return (head, int(number)) if number.isdigit() else (replica, 0)
+
+
+def _holds_of(cases: list[Case], changes: tuple[Change, ...]) -> tuple[Hold, ...]:
+    by_id = {step.change.id: step.hold for case in cases for step in case.steps}
+    return tuple(hold for change in changes if (hold := by_id[change.id]) is not None)
+
+
+def _targets(world: World, cases: list[Case], ahead: Wanted, memo: Memo) -> dict[str, NodeTarget]:
+    if world.desired.cluster.sync.mode == "dry-run":
+        return {}
+    edited = edits(cases)
+    fleet = memo.fleet
+    everywhere = fleet.moved or memo.last is None
+    nodes = set(fleet.sites) if everywhere else fleet.changed | memo.loose | edited.keys() | ahead.keys()
+    found = {}
+    for node in sorted(nodes):
+        next_one = target(world, node, edited.get(node, {}), ahead)
+        if next_one is not None:
+            found[node] = next_one
+    memo.loose = found.keys() | edited.keys() | ahead.keys()
+    return found
+
+
+def _look_again_at(cases: list[Case]) -> Monotonic | None:
+    lapses = [lapse for case in cases for lapse in case.lapses]
+    lapses += [
+        step.hold.until
+        for case in cases
+        for step in case.steps
+        if step.hold is not None and step.hold.until is not None
+    ]
+    return min(lapses, default=None)

@@ -1,0 +1,76 @@
+"""Stopping what left Git: never too much at once, never what is protected, and after what starts."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+
+from reconciler.model.observed import Record
+from reconciler.model.plan import HoldReason, Verdict
+from reconciler.planning.cases import Case, Step, World
+from reconciler.planning.explain import counted, listed
+from reconciler.planning.fleet import Sighting
+from reconciler.planning.ids import digest_of_changes
+
+_STARTING = frozenset({HoldReason.IN_FLIGHT, HoldReason.PACKAGE_FETCHING})
+
+
+def prune_digest(cases: Iterable[Case]) -> str:
+    """16 hex digits over what would be stopped because it left Git; empty when nothing would."""
+    ids = [step.change.id for case in cases for step in case.steps if step.prunes]
+    return digest_of_changes(ids) if ids else ""
+
+
+def gate(world: World, cases: list[Case], record: Record, plan_digest: str) -> None:
+    """Hold the whole prune set beyond the limit, or until the starts that can go have gone."""
+    steps = [step for case in cases for step in case.steps if step.prunes]
+    open_steps = [step for step in steps if not step.in_flight]
+    if not open_steps:
+        return
+    sync = world.desired.cluster.sync
+    if sync.prune == "false":
+        _hold_all(open_steps, HoldReason.PRUNE_OFF, "sync.prune is false")
+        return
+    confirmed = record.confirmed_prune != "" and record.confirmed_prune in (plan_digest, prune_digest(cases))
+    limit = _beyond(world, open_steps)
+    if limit and not confirmed:
+        _hold_all(open_steps, HoldReason.PRUNE_HELD, limit)
+    elif not limit:  # what was confirmed is exactly this set, so it goes at once
+        _after_starts(cases, open_steps)
+
+
+def _beyond(world: World, steps: list[Step]) -> str:
+    """Why this much may not go without a person's word; empty if it may."""
+    going = sorted({step.change.instance for step in steps})
+    protected = sorted({s.instance for s in _entries(world, going) if s.entry is not None and s.entry.policy.protected})
+    live = len(world.fleet.by_instance)
+    share = world.desired.cluster.sync.max_prune
+    most = max(1, share.of(live))
+    if protected:
+        return f"{listed(protected)} {'is' if len(protected) == 1 else 'are'} protected"
+    if len(going) > most:
+        return f"{len(going)}/{counted(live, 'instance')} would be stopped, limit={share}"
+    return ""
+
+
+def _entries(world: World, instances: Iterable[str]) -> Iterator[Sighting]:
+    for instance in instances:
+        for sightings in world.fleet.of(instance).values():
+            yield from sightings
+
+
+def _after_starts(cases: list[Case], steps: list[Step]) -> None:
+    """Starts precede stops; a start that cannot go now (no place, not approved, …) keeps nothing running."""
+    starting = sorted({step.change.instance for case in cases for step in case.steps if _starts(step)})
+    if starting:
+        _hold_all(steps, HoldReason.EARLIER_WAVE, f"{listed(starting)} still starts", tuple(starting[:10]))
+
+
+def _starts(step: Step) -> bool:
+    if step.change.verdict not in (Verdict.START, Verdict.RENAME):
+        return False
+    return step.hold is None or step.hold.reason in _STARTING
+
+
+def _hold_all(steps: list[Step], reason: HoldReason, detail: str, on: tuple[str, ...] = ()) -> None:
+    for step in steps:
+        step.held(reason, detail, on)

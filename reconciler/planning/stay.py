@@ -1,0 +1,57 @@
+"""Whether a replica may stay where it runs."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+from agent.wire import Resources
+from reconciler.model.desired import InstanceSpec
+from reconciler.model.observed import Presence
+from reconciler.model.plan import Cause
+from reconciler.planning.capacity import lacks
+from reconciler.planning.cases import World
+from reconciler.planning.fleet import Sighting
+from reconciler.planning.place import label_fault
+
+
+def must_leave(world: World, spec: InstanceSpec, home: Sighting, own: Counter[str]) -> str:
+    """Why a replica cannot stay where it is; if it can, it is counted there. Load and cordons evict nothing."""
+    site = world.fleet.sites[home.node]
+    if site.presence is Presence.LOST:
+        return ""
+    fault = label_fault(site, spec.placement.where) or crowded(spec, own[home.node]) or outgrown(world, spec, home)
+    if not fault or site.silent:
+        own[home.node] += 1
+    return fault
+
+
+def crowded(spec: InstanceSpec, others: int) -> str:
+    """Why a node that holds so many others of this instance cannot keep one more; empty if it can."""
+    most = spec.placement.max_per_node
+    return f"holds {most} of it already" if most is not None and spec.per_node is None and others >= most else ""
+
+
+def outgrown(world: World, spec: InstanceSpec, home: Sighting) -> str:
+    """A new spec that asks for more than its node has left cannot stay; what runs already may."""
+    entry = home.entry
+    if entry is None or spec.per_node is not None or entry.spec.resources == spec.spec.resources:
+        return ""
+    new, old = spec.spec.resources, entry.spec.resources
+    more = Resources(
+        cpu=max(0.0, (new.cpu or 0.0) - (old.cpu or 0.0)), memory=max(0, (new.memory or 0) - (old.memory or 0))
+    )
+    if not more.cpu and not more.memory:
+        return ""
+    room = world.rooms.reader(world.fleet)(home.node)
+    lacking = lacks(room, world.fleet.sites[home.node].capacity, more, slots=0)
+    if lacking:
+        return f"has too little {lacking} left"
+    world.rooms.grow(world.fleet, home.node, more)
+    return ""
+
+
+def why_move(world: World, node: str, must_leave: str) -> tuple[Cause, str]:
+    """What sends a replica away from a node."""
+    if not world.fleet.sites[node].listed:
+        return Cause.NODE_REMOVED, f"node {node} removed from Git"
+    return Cause.COMMIT, f"{node} {must_leave.replace('fail where', 'fails where')}"
