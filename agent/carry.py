@@ -1,0 +1,313 @@
+"""What each step means at the edges, and the keeper's rows as this agent knows them."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
+
+import structlog
+
+from agent import steps
+from agent.edges import Edges, NodeSettings
+from agent.errors import Missing, TdieError, Waiting
+from agent.keeper.protocol import HostOrder, HostRow, Keeper
+from agent.orders import host_order, renamed
+from agent.packages.protocol import Installed
+from agent.wire import Assignment, ReplicaOrder, ReplicaState
+
+log = structlog.get_logger("carry")
+
+_DOUBT = 5.0  # seconds after which a row we assumed is read again
+_RECONNECT = (0.1, 5.0)  # seconds between tries: first, longest
+
+
+class HostTable:
+    """The keeper's rows, followed by its events. `known` is False until they were read, and while the keeper is away."""
+
+    def __init__(
+        self,
+        keeper: Keeper,
+        *,
+        changed: Callable[[Iterable[str]], None],
+        all_read: Callable[[], None],
+        problem: Callable[[str, str], None],
+    ) -> None:
+        self._keeper = keeper
+        self._changed = changed
+        self._all_read = all_read
+        self._problem = problem
+        self._doubts: dict[str, asyncio.TimerHandle] = {}
+        self._read_again = asyncio.Event()
+        self._doubtful: set[str] = set()
+        self.rows: dict[str, HostRow] = {}
+        self.known = False
+
+    async def follow(self) -> None:
+        """Keep the rows true for ever; a lost keeper changes nothing but `known`."""
+        pause = _RECONNECT[0]
+        while True:
+            try:
+                self._take_all(await self._keeper.rows())
+                self._problem("KEEPER_UNAVAILABLE", "")
+                pause = _RECONNECT[0]
+                await self._follow_events()
+            except TdieError as error:
+                self.known = False
+                self._problem("KEEPER_UNAVAILABLE", error.detail)
+                log.warning("keeper is away", error=str(error))
+            await asyncio.sleep(pause)
+            pause = min(pause * 2, _RECONNECT[1])
+
+    def assume(self, row: HostRow) -> None:
+        """The keeper has accepted a step, so this must be so; its next event confirms it, or it is read again."""
+        self.rows[row.replica] = row
+        if old := self._doubts.pop(row.replica, None):
+            old.cancel()
+        self._doubts[row.replica] = asyncio.get_running_loop().call_later(_DOUBT, self.doubt, row.replica)
+        self._changed((row.replica,))
+
+    def drop(self, replica: str) -> None:
+        """The keeper has no such row any more."""
+        if timer := self._doubts.pop(replica, None):
+            timer.cancel()
+        if self.rows.pop(replica, None) is not None:
+            self._changed((replica,))
+
+    def doubt(self, replica: str) -> None:
+        """Read this row again."""
+        self._doubts.pop(replica, None)
+        self._doubtful.add(replica)
+        self._read_again.set()
+
+    async def _follow_events(self) -> None:
+        doubts = asyncio.create_task(self._settle_doubts(), name="read doubtful rows")
+        try:
+            async for row in self._keeper.events():
+                if timer := self._doubts.pop(row.replica, None):
+                    timer.cancel()
+                if self.rows.get(row.replica) != row:
+                    self.rows[row.replica] = row
+                    self._changed((row.replica,))
+        finally:
+            doubts.cancel()
+            await asyncio.gather(doubts, return_exceptions=True)
+
+    async def _settle_doubts(self) -> None:
+        while True:
+            await self._read_again.wait()
+            self._read_again.clear()
+            names, self._doubtful = self._doubtful, set()
+            try:
+                found = {row.replica: row for row in await self._keeper.rows()}
+            except TdieError:
+                self._doubtful |= names
+                await asyncio.sleep(1.0)  # the event stream says that the keeper is away
+                self._read_again.set()
+                continue
+            for name in names:
+                if name in found:
+                    self.rows[name] = found[name]
+                else:
+                    self.rows.pop(name, None)
+            self._changed(names)
+
+    def _take_all(self, rows: tuple[HostRow, ...]) -> None:
+        self.rows = {row.replica: row for row in rows}
+        self.known = True
+        self._all_read()
+
+
+class Carrier:
+    """Carries out one step at a time for a replica or package. Holds what steps are made from: orders, ports, packages."""
+
+    def __init__(
+        self,
+        settings: NodeSettings,
+        edges: Edges,
+        table: HostTable,
+        packages_changed: Callable[[], None],
+        problem: Callable[[str, str], None],
+    ) -> None:
+        self._settings = settings
+        self._edges = edges
+        self._table = table
+        self._packages_changed = packages_changed
+        self._problem = problem
+        self._ports_number, self._ports_saved = 0, 0
+        self._ports_lock = asyncio.Lock()
+        self.assignment: Assignment | None = None
+        self.orders: Mapping[str, ReplicaOrder] = {}
+        self.heirs: Mapping[str, str] = {}
+        self.installed: Mapping[str, Installed] = {}
+        self.ports: dict[str, int] = {}
+        self.fetching: set[str] = set()
+        self.in_place_refused: set[tuple[str, str]] = set()
+
+    def accept(self, assignment: Assignment | None) -> None:
+        """Steps follow this assignment from now on."""
+        self.assignment = assignment
+        self.orders, self.heirs = steps.orders_of(assignment)
+        self.in_place_refused.clear()
+
+    def log_path(self, replica: str) -> str:
+        return f"{self._settings.logs}/{replica}.log"
+
+    async def carry(self, step: steps.Step) -> None:
+        """The step is done, or a TdieError says why not."""
+        try:
+            match step:
+                case steps.Fetch():
+                    await self._fetch(step)
+                case steps.Collect():
+                    await self._edges.installer.remove(step.digest)
+                    self._packages_changed()
+                case steps.Start():
+                    await self._start(step)
+                case steps.Stop():
+                    await self._stop(step)
+                case steps.Reconfigure():
+                    await self._reconfigure(step)
+                case steps.Adjust():
+                    await self._adjust(step)
+                case steps.Rename():
+                    await self._rename(step)
+                case steps.Forget():
+                    await self._forget(step)
+        except TdieError:
+            if not isinstance(step, steps.Fetch | steps.Collect):
+                self._table.doubt(step.replica)
+            raise
+
+    async def _fetch(self, step: steps.Fetch) -> None:
+        digest = step.package.package.digest
+        self.fetching.add(digest)
+        try:
+            await self._edges.installer.install(step.package)
+        finally:
+            self.fetching.discard(digest)
+            self._packages_changed()
+
+    async def _start(self, step: steps.Start) -> None:
+        log.info("start", replica=step.replica, reason=step.reason)
+        order = self._host_order(step.order, self._port(step.replica))
+        await self._keep_ports()
+        await self._edges.keeper.start(order)
+        row = HostRow(
+            replica=step.replica,
+            spec_hash=order.spec_hash,
+            state=ReplicaState.STARTING.value,
+            healthy=False,
+            since=self._edges.clock.now(),
+            order=order,
+        )
+        if not self._already(step.replica, order):
+            self._table.assume(row)
+
+    async def _stop(self, step: steps.Stop) -> None:
+        log.info("stop", replica=step.replica, reason=step.reason)
+        await self._edges.keeper.stop(step.replica)
+        row = self._table.rows.get(step.replica)
+        if row is not None and row.state not in (ReplicaState.STOPPED, ReplicaState.STOPPING, ReplicaState.FAILED):
+            self._table.assume(
+                replace(row, state=ReplicaState.STOPPING.value, healthy=False, since=self._edges.clock.now())
+            )
+
+    async def _reconfigure(self, step: steps.Reconfigure) -> None:
+        log.info("reconfigure", replica=step.replica, reason=step.reason)
+        row = self._row(step.replica)
+        order = self._host_order(step.order, row.order.port)
+        try:
+            await self._edges.keeper.reconfigure(order)
+        except Waiting:
+            raise
+        except TdieError as error:
+            log.warning("the host does not take other settings, it is replaced", replica=step.replica, error=str(error))
+            self.in_place_refused.add((step.replica, step.order.spec_hash))
+            return
+        if not self._already(step.replica, order):
+            self._table.assume(replace(self._row(step.replica), spec_hash=order.spec_hash, order=order, healthy=False))
+
+    async def _adjust(self, step: steps.Adjust) -> None:
+        row = self._row(step.replica)
+        policy = step.order.policy
+        order = replace(
+            row.order,
+            stop_grace=policy.stop_grace,
+            restart_attempts=policy.restart.attempts,
+            restart_interval=policy.restart.interval,
+            restart_delay=policy.restart.delay,
+            restart_mode=policy.restart.mode,
+        )
+        await self._edges.keeper.adjust(order)
+        if (now := self._table.rows.get(step.replica)) is not None and now.order != order:
+            self._table.assume(replace(now, order=order))
+
+    async def _rename(self, step: steps.Rename) -> None:
+        log.info("rename", replica=step.replica, renamed_from=step.renamed_from)
+        row = self._row(step.renamed_from)
+        order = renamed(row, step.order, self.log_path(step.replica))
+        if step.renamed_from in self.ports:
+            self.ports[step.replica] = self.ports.pop(step.renamed_from)
+        await self._edges.keeper.rename(step.renamed_from, order)
+        await self._keep_ports()
+        self._table.drop(step.renamed_from)
+        if not self._already(step.replica, order):
+            self._table.assume(replace(row, replica=step.replica, order=order))
+
+    async def _forget(self, step: steps.Forget) -> None:
+        try:
+            await self._edges.keeper.forget(step.replica)
+        except Missing:
+            log.debug("already forgotten", replica=step.replica)
+        self._table.drop(step.replica)
+        if self.ports.pop(step.replica, None) is not None:
+            await self._keep_ports()
+
+    def _already(self, replica: str, order: HostOrder) -> bool:
+        """Whether the keeper's event was faster than its answer."""
+        row = self._table.rows.get(replica)
+        return row is not None and row.order == order and row.state not in (ReplicaState.STOPPED, ReplicaState.FAILED)
+
+    def _row(self, replica: str) -> HostRow:
+        row = self._table.rows.get(replica)
+        if row is None:
+            raise Missing(f"the keeper has no '{replica}' any more", code="HOST_GONE")
+        return row
+
+    def _host_order(self, order: ReplicaOrder, port: int) -> HostOrder:
+        held = self.assignment
+        return host_order(
+            order,
+            node=self._settings.node,
+            port=port,
+            log=self.log_path(order.replica),
+            installed=self.installed,
+            correlation_id=f"{held.epoch}.{held.generation}" if held else "",
+        )
+
+    def _port(self, replica: str) -> int:
+        """The replica's port: the one it had, if nobody else took it while it was down."""
+        row = self._table.rows.get(replica)
+        preferred = self.ports.get(replica) or (row.order.port if row else 0) or None
+        others = {port for name, port in self.ports.items() if name != replica}
+        others |= {row.order.port for name, row in self._table.rows.items() if name != replica}
+        self.ports[replica] = self._edges.ports.choose(preferred, others)
+        self._ports_number += 1
+        return self.ports[replica]
+
+    async def _keep_ports(self) -> None:
+        """Ports are in the ledger; many callers at once share one write. The keeper's rows tell them too, so a full
+        disk is a problem to report but no reason not to start."""
+        self._ports_number += 1
+        mine = self._ports_number
+        async with self._ports_lock:
+            if self._ports_saved >= mine:
+                return
+            number = self._ports_number
+            try:
+                await self._edges.ledger.save_ports(dict(self.ports))
+                self._ports_saved = number
+                self._problem("LEDGER_WRITE", "")
+            except Waiting as error:
+                self._problem("LEDGER_WRITE", error.detail)

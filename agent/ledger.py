@@ -1,0 +1,226 @@
+"""What an agent must remember over a restart: who may command it, what it accepted, and the ports and name it holds.
+
+Written before anything is echoed. A file that makes no sense is kept aside and a new one begun; the keeper's rows tell the rest.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import sqlite3
+from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Protocol, TypeVar
+
+from pydantic import ValidationError
+
+from agent.errors import TdieError, Waiting
+from agent.wire import Assignment
+
+T = TypeVar("T")
+
+SCHEMA = 1
+_MIGRATIONS = (
+    """
+    CREATE TABLE facts (name TEXT PRIMARY KEY, value TEXT NOT NULL) STRICT;
+    CREATE TABLE ports (replica TEXT PRIMARY KEY, port INTEGER NOT NULL) STRICT;
+    """,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Remembered:
+    """What the ledger holds. `rebuilt` says why an older file had to be left aside."""
+
+    epoch: int = 0
+    assignment: Assignment | None = None
+    ports: Mapping[str, int] = field(default_factory=dict)
+    session: str = ""  # the identity session, so that a restarted agent still holds its name
+    rebuilt: str = ""
+
+
+class Ledger(Protocol):
+    """The memory of one agent. Raises Waiting (LEDGER_WRITE) when something could not be written; it did not happen then."""
+
+    async def load(self) -> Remembered: ...
+
+    async def save_epoch(self, epoch: int) -> None:
+        """On disk afterwards."""
+        ...
+
+    async def save_assignment(self, assignment: Assignment) -> None:
+        """On disk afterwards."""
+        ...
+
+    async def save_session(self, session: str) -> None: ...
+
+    async def save_ports(self, ports: Mapping[str, int]) -> None:
+        """These are all ports now."""
+        ...
+
+    async def close(self) -> None: ...
+
+
+class MemoryLedger:
+    """A ledger that lasts as long as its object: for the simulator."""
+
+    def __init__(self) -> None:
+        self._held = Remembered()
+
+    async def load(self) -> Remembered:
+        return self._held
+
+    async def save_epoch(self, epoch: int) -> None:
+        self._keep(epoch=epoch)
+
+    async def save_assignment(self, assignment: Assignment) -> None:
+        self._keep(assignment=assignment)
+
+    async def save_session(self, session: str) -> None:
+        self._keep(session=session)
+
+    async def save_ports(self, ports: Mapping[str, int]) -> None:
+        self._keep(ports=dict(ports))
+
+    async def close(self) -> None:
+        return
+
+    def _keep(
+        self,
+        epoch: int | None = None,
+        assignment: Assignment | None = None,
+        session: str | None = None,
+        ports: Mapping[str, int] | None = None,
+    ) -> None:
+        held = self._held
+        self._held = Remembered(
+            epoch=held.epoch if epoch is None else epoch,
+            assignment=assignment or held.assignment,
+            ports=held.ports if ports is None else ports,
+            session=held.session if session is None else session,
+        )
+
+
+class SqliteLedger:
+    """A ledger in one sqlite file, used by one thread of its own."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="ledger")
+        self._db: sqlite3.Connection | None = None
+        self._rebuilt = ""
+
+    async def load(self) -> Remembered:
+        return await self._in_thread(self._load)
+
+    async def save_epoch(self, epoch: int) -> None:
+        await self._in_thread(lambda: self._write("FULL", "epoch", str(epoch)))
+
+    async def save_assignment(self, assignment: Assignment) -> None:
+        text = assignment.model_dump_json(by_alias=True)
+        await self._in_thread(lambda: self._write("FULL", "assignment", text))
+
+    async def save_session(self, session: str) -> None:
+        await self._in_thread(lambda: self._write("FULL", "session", session))
+
+    async def save_ports(self, ports: Mapping[str, int]) -> None:
+        rows = sorted(ports.items())
+        await self._in_thread(lambda: self._write_ports(rows))
+
+    async def close(self) -> None:
+        """Everything is written and the file is closed."""
+        await self._in_thread(self._close)
+        self._thread.shutdown(wait=False)
+
+    async def _in_thread(self, work: Callable[[], T]) -> T:
+        # Shielded: a cancelled caller must not leave "written?" open for the next one in line.
+        return await asyncio.shield(asyncio.get_running_loop().run_in_executor(self._thread, work))
+
+    def _load(self) -> Remembered:
+        try:
+            return self._read(self._open())
+        except (sqlite3.DatabaseError, ValidationError, ValueError) as error:
+            if isinstance(error, sqlite3.OperationalError) and ("unable to open" in str(error) or "locked" in str(error)):
+                raise Waiting(f"{self._path.name}: {error}", code="LEDGER_WRITE") from error
+            reason = str(error).splitlines()[0]
+        self._close()
+        aside = self._put_aside()
+        self._rebuilt = f"{self._path.name} could not be used ({reason}); it is kept as {aside.name}"
+        return self._read(self._open())
+
+    def _open(self) -> sqlite3.Connection:
+        self._path.parent.mkdir(parents=True, exist_ok=True)
+        db = sqlite3.connect(self._path, isolation_level=None, check_same_thread=False)
+        self._db = db
+        if db.execute("PRAGMA quick_check").fetchone()[0] != "ok":
+            raise ValueError("it is damaged")
+        version = int(db.execute("PRAGMA user_version").fetchone()[0])
+        if version > SCHEMA:
+            raise ValueError(f"a newer agent wrote it (version {version}, this one knows {SCHEMA})")
+        db.execute("PRAGMA journal_mode=WAL")
+        for number, script in enumerate(_MIGRATIONS[version:], start=version + 1):
+            db.executescript(f"BEGIN; {script} PRAGMA user_version={number}; COMMIT;")
+        return db
+
+    def _read(self, db: sqlite3.Connection) -> Remembered:
+        facts = dict(db.execute("SELECT name, value FROM facts"))
+        assignment = facts.get("assignment")
+        return Remembered(
+            epoch=int(facts.get("epoch", "0")),
+            assignment=Assignment.model_validate_json(assignment) if assignment else None,
+            ports={str(replica): int(port) for replica, port in db.execute("SELECT replica, port FROM ports")},
+            session=facts.get("session", ""),
+            rebuilt=self._rebuilt,
+        )
+
+    def _put_aside(self) -> Path:
+        number = 1
+        while (aside := self._path.with_name(f"{self._path.name}.bad-{number}")).exists():
+            number += 1
+        for end in ("-wal", "-shm"):
+            beside = self._path.with_name(self._path.name + end)
+            if beside.exists():
+                beside.rename(aside.with_name(aside.name + end))
+        self._path.rename(aside)
+        return aside
+
+    def _write(self, sync: str, name: str, value: str) -> None:
+        self._execute(
+            f"PRAGMA synchronous={sync}",
+            (
+                "INSERT INTO facts VALUES (?, ?) ON CONFLICT (name) DO UPDATE SET value = excluded.value",
+                [(name, value)],
+            ),
+        )
+
+    def _write_ports(self, rows: list[tuple[str, int]]) -> None:
+        self._execute(
+            "PRAGMA synchronous=NORMAL",  # the keeper's rows tell them too
+            ("DELETE FROM ports", [()]),
+            ("INSERT INTO ports VALUES (?, ?)", rows),
+        )
+
+    def _execute(
+        self, pragma: str, *statements: tuple[str, list[tuple[str, int]] | list[tuple[str, str]] | list[tuple[()]]]
+    ) -> None:
+        if self._db is None:
+            raise TdieError("the ledger is not open", code="LEDGER_WRITE")
+        try:
+            self._db.execute(pragma)
+            self._db.execute("BEGIN IMMEDIATE")
+            try:
+                for statement, rows in statements:
+                    self._db.executemany(statement, rows)
+                self._db.execute("COMMIT")
+            except BaseException:
+                if self._db.in_transaction:
+                    self._db.execute("ROLLBACK")
+                raise
+        except sqlite3.Error as error:
+            raise Waiting(f"{self._path.name}: {error}", code="LEDGER_WRITE") from error
+
+    def _close(self) -> None:
+        if self._db is not None:
+            self._db.close()
+            self._db = None
