@@ -206,7 +206,9 @@ class ConsulClient:
         return new, tuple(sorted((decode.service_health(each) for each in _list(raw)), key=lambda each: each.id))
 
     async def watch_checks(self, cluster: str, index: int, wait: float) -> tuple[int, tuple[CheckHealth, ...]]:
-        wanted = f'ServiceID matches "^{re.escape(f"{ROOT}{cluster}/")}"'
+        # The server thins out what belongs to others; what it lets through is compared exactly.
+        own = f"{ROOT}{cluster}/"
+        wanted = f'ServiceID matches "^{re.sub("[^a-z0-9/-]", ".", own)}"'
         new, raw = await self._caller.watch(
             f"watch checks of {cluster}",
             ("checks", cluster),
@@ -214,7 +216,9 @@ class ConsulClient:
             wait,
             lambda c, i, w: c.health.state("any", index=i, wait=w, filter_expr=wanted),
         )
-        return new, tuple(sorted((decode.check_health(each) for each in _list(raw)), key=lambda each: each.id))
+        found = (decode.check_health(each) for each in _list(raw))
+        mine = (each for each in found if each.service_id.startswith(own))
+        return new, tuple(sorted(mine, key=lambda each: each.id))
 
     # --- the server itself --------------------------------------------------------------------------------------
 
