@@ -134,9 +134,9 @@ def make_change(
 ) -> Change:
     """A change from what a sighting shows to what a document wants."""
     from_hash, from_package = _was(before)
-    to_hash = "" if spec is None else spec.spec_hash
+    to_hash, to_package = ("", "") if spec is None else (spec.spec_hash, str(spec.spec.package))
     if verdict is Verdict.RENAME:
-        to_hash = from_hash
+        to_hash, to_package = from_hash, from_package
     return Change(
         id=change_id(
             replica=replica,
@@ -158,7 +158,7 @@ def make_change(
         from_hash=from_hash,
         to_hash=to_hash,
         from_package=from_package,
-        to_package="" if spec is None else str(spec.spec.package),
+        to_package=to_package,
         from_replica=before.replica if before is not None and before.replica != replica else "",
         reason=reason,
         wave=world.positions.get(instance, max(world.positions.values(), default=0)),

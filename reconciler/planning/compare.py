@@ -90,7 +90,8 @@ def astray(sighting: Sighting, node: NodeView) -> Astray | None:
         return Astray(Verdict.RENAME, False, f"renamed from {row.replica}")
     if row.spec_hash != entry.spec_hash:
         same_code = row.package == entry.spec.package
-        return Astray(Verdict.RECONFIGURE if same_code else Verdict.REPLACE, False, "ordered")
+        why = "settings" if same_code else f"package {row.package.version} → {entry.spec.package.version}"
+        return Astray(Verdict.RECONFIGURE if same_code else Verdict.REPLACE, False, why)
     if row.state is ReplicaState.PENDING:
         return Astray(Verdict.START, False, "its package is being installed")
     if row.state is ReplicaState.STOPPED:

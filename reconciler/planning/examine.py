@@ -246,7 +246,7 @@ def _see_to_it(world: World, spec: InstanceSpec, case: Case, name: str, home: Si
     case.steps.append(step)
     failed = view.package_errors.get(entry.spec.package.digest)
     if off.given_up:
-        step.held(HoldReason.ROLLOUT_HALTED, f"{home.node} gave up after a {off.why}; it waits for a new spec", (name,))
+        step.held(HoldReason.ROLLOUT_HALTED, f"{home.node} gave up on it, {off.why}; it waits for a new spec", (name,))
     elif failed and off.verdict is Verdict.START:
         step.held(HoldReason.PACKAGE_FAILED, f"{home.node} cannot install {entry.spec.package}: {failed}", (home.node,))
     elif off.drift:

@@ -20,10 +20,12 @@ def spare(world: World, case: Case) -> None:
     if spec is None or not waiting:
         return
     going = {step.change.replica for step in waiting}
-    away = [s for s in case.standings if s.new and s.replica not in going and not _soaked(s, spec, world.now)]
+    soak = any(step.change.from_hash != step.change.to_hash for step in waiting)  # a move brings nothing untried
+    away = [s for s in case.standings if s.new and s.replica not in going and not _back(s, spec, world.now, soak)]
     broken = [s for s in away if not s.healthy and missed_deadline(s, spec, world.now)]
     for standing in away:
-        _note_lapses(case, standing, spec, world.now)
+        if standing not in broken:
+            _note_lapses(case, standing, spec, world.now)
     if broken:
         _halt(case, waiting, broken)
         return
@@ -48,9 +50,11 @@ def missed_deadline(standing: Standing, spec: InstanceSpec, now: Monotonic) -> b
     return row.state is ReplicaState.FAILED or now >= row.since + spec.update.healthy_deadline
 
 
-def _soaked(standing: Standing, spec: InstanceSpec, now: Monotonic) -> bool:
+def _back(standing: Standing, spec: InstanceSpec, now: Monotonic, soak: bool) -> bool:
     row = standing.row
-    return standing.healthy and row is not None and now >= row.since + spec.update.min_healthy_time
+    if row is None or not standing.healthy:
+        return False
+    return not soak or now >= row.since + spec.update.min_healthy_time
 
 
 def _note_lapses(case: Case, standing: Standing, spec: InstanceSpec, now: Monotonic) -> None:
