@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import structlog
 
@@ -15,11 +15,10 @@ from reconciler.execution.leadership import Leadership, LeadershipLost, Term
 from reconciler.execution.locks import NodeLocks
 from reconciler.execution.publish import Publisher, Sent
 from reconciler.execution.record import RecordStore
-from reconciler.model.desired import DesiredState
-from reconciler.model.observed import ObservedState, Record
+from reconciler.model.observed import Record
 from reconciler.model.plan import Plan
 from reconciler.observe.fleet import Fleet, HigherEpoch
-from reconciler.planning import Planner
+from reconciler.planning import Memo, plan
 from reconciler.source.sourced import Sourced
 from reconciler.wakeups import Wakeups
 
@@ -41,18 +40,35 @@ class Settled:
 class Loop:
     """One controller: stands by, leads, and while it leads keeps the fleet at the commit in force."""
 
-    def __init__(self, cluster: str, edges: Edges, leadership: Leadership, board: Board, wakeups: Wakeups) -> None:
+    def __init__(
+        self,
+        cluster: str,
+        edges: Edges,
+        leadership: Leadership,
+        board: Board,
+        wakeups: Wakeups,
+        *,
+        agent_ttl: float = 15.0,
+    ) -> None:
         self._cluster = cluster
         self._edges = edges
         self._leadership = leadership
         self._wakeups = wakeups
         self.board = board
         self.record = RecordStore(cluster, consul=edges.consul, clock=edges.clock)
-        self.fleet = Fleet(cluster, consul=edges.consul, nodes=edges.nodes, clock=edges.clock, wake=wakeups.wake)
-        self._planner = Planner()
-        self._last: tuple[object, Settled] | None = None
+        self.fleet = Fleet(
+            cluster,
+            consul=edges.consul,
+            nodes=edges.nodes,
+            clock=edges.clock,
+            wake=wakeups.wake,
+            beat_ttl=agent_ttl,
+        )
+        self._memo = Memo()
+        self._settled = Settled(None)
         self._record = Record()
         self._record_stale = True
+        self._source_stale = True
 
     async def run(self) -> None:
         """Stand by and lead, again and again, until cancelled."""
@@ -99,7 +115,7 @@ class Loop:
             locks=locks,
             package_url=self._edges.package_url,
         )
-        self._last, self._record_stale = None, True
+        self._settled, self._record_stale = Settled(None), True
         self.board.leads(term)
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(
@@ -132,8 +148,6 @@ class Loop:
             if self._source_stale or "timer" in reasons or "person" in reasons:
                 sourced = await self._edges.source.look()
 
-    _source_stale = False
-
     async def cycle(self, sourced: Sourced, publisher: Publisher, term: Term) -> Settled:
         """Look once at what Git and the fleet say, and send what follows from both."""
         self.board.sourced(sourced)
@@ -144,25 +158,15 @@ class Loop:
             self._record = await self.record.load()
             self._record_stale = False
         observed, presence_changes = self.fleet.snapshot(desired.cluster.nodes, desired.cluster.failover.lost_after)
-        seen = (desired, observed, self._record)
-        now = self._edges.clock.now()
-        if self._last is not None and self._unchanged(seen, now):
-            return self._last[1]
-        plan = self._planner.plan(desired, observed, self._record, now)
-        sent = await publisher.publish(plan, observed)
+        decided = plan(desired, observed, self._record, self._edges.clock.now(), self._memo)
+        if decided is self._settled.plan:  # nothing it was made of has changed
+            self._settled = replace(self._settled, look_again_at=_earliest(decided.look_again_at, presence_changes))
+            return self._settled
+        sent = await publisher.publish(decided, observed)
         await self.record.put_last_good(desired.commit, desired.subject, term.session)
-        settled = Settled(plan, sent, _earliest(plan.look_again_at, presence_changes))
-        self._last = (seen, settled)
-        self.board.planned(desired, observed, plan, sent)
-        return settled
-
-    def _unchanged(self, seen: tuple[DesiredState, ObservedState, Record], now: Monotonic) -> bool:
-        """Whether planning would only repeat itself: same inputs, and no hold has lapsed."""
-        if self._last is None:
-            return False
-        before, settled = self._last
-        same = isinstance(before, tuple) and all(a is b for a, b in zip(before, seen, strict=True))
-        return same and (settled.look_again_at is None or now < settled.look_again_at)
+        self._settled = Settled(decided, sent, _earliest(decided.look_again_at, presence_changes))
+        self.board.planned(desired, observed, decided, sent)
+        return self._settled
 
     def _until(self, settled: Settled) -> float:
         """Seconds until the next look when nothing wakes the loop."""
@@ -175,7 +179,6 @@ class Loop:
     def record_changed(self) -> None:
         """A person approved or confirmed something: the next cycle reads the record again."""
         self._record_stale = True
-        self._last = None
         self._wakeups.wake("person")
 
     def look(self) -> None:

@@ -174,7 +174,7 @@ def routes(loop: Loop, packages: PackageSource, nodes: NodeApi, clock: Clock, gi
         ids = approve(board.plan, seen)
         await loop.record.approve(ids, "operator", term.session)
         if approval.confirm_prune:
-            await loop.record.confirm_prune(board.plan.digest, "operator", term.session)
+            await loop.record.confirm_prune(board.plan.prune_digest, "operator", term.session)
         loop.record_changed()
         return {"approved": len(ids), "plan": board.plan.digest}
 

@@ -1,0 +1,205 @@
+"""A machine's hosts, packages and ports in memory: what the real agent gets instead of a keeper and a disk."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Collection, Mapping
+from dataclasses import dataclass, field, replace
+from itertools import count
+
+from agent.clock import Clock
+from agent.errors import TdieError, Waiting
+from agent.keeper.protocol import HostOrder, HostRow
+from agent.packages.protocol import Installed
+from agent.wire import HealthCheck, PackageOrder
+
+START_TAKES = 0.2  # seconds of virtual time
+STOP_TAKES = 0.1
+INSTALL_TAKES = 0.5
+
+_pids = count(1000)
+
+
+@dataclass(slots=True)
+class Machine:
+    """What outlives an agent on one simulated machine."""
+
+    name: str
+    clock: Clock
+    up: bool = True
+    boot: int = 1
+    rows: dict[str, HostRow] = field(default_factory=dict)
+    packages: dict[str, Installed] = field(default_factory=dict)
+    broken: set[str] = field(default_factory=set)  # versions (name@version) whose hosts never become healthy
+    listeners: list[asyncio.Queue[HostRow | None]] = field(default_factory=list)
+
+    def put(self, row: HostRow) -> None:
+        """The row is what everybody sees from now on."""
+        self.rows[row.replica] = row
+        for listener in self.listeners:
+            listener.put_nowait(row)
+
+    def kill_host(self, replica: str) -> None:
+        """The host dies; its keeper starts it again at once, as after any first crash."""
+        row = self.rows[replica]
+        self.put(
+            replace(
+                row,
+                pid=next(_pids),
+                restarts=row.restarts + 1,
+                since=self.clock.now(),
+                last_error="killed by signal 9",
+                state="Started",
+                healthy=True,
+            )
+        )
+
+    def stop_by_hand(self, replica: str) -> None:
+        """Somebody stopped the host; no keeper brings it back."""
+        self.put(replace(self.rows[replica], state="Stopped", healthy=False, pid=None, since=self.clock.now()))
+
+    def power_off(self) -> None:
+        """Everything on the machine is gone but what is on its disk."""
+        self.up = False
+        self.rows.clear()
+        self.boot += 1
+        for listener in self.listeners:
+            listener.put_nowait(None)
+
+
+class SimKeeper:
+    """A keeper without processes: starts and stops take a little virtual time."""
+
+    def __init__(self, machine: Machine) -> None:
+        self._machine = machine
+
+    async def start(self, order: HostOrder) -> None:
+        self._must_be_up()
+        before = self._machine.rows.get(order.replica)
+        restarts = before.restarts if before and before.spec_hash == order.spec_hash else 0
+        self._machine.put(self._row(order, "Starting", healthy=False, restarts=restarts))
+        self._later(START_TAKES, order)
+
+    def _later(self, delay: float, order: HostOrder) -> None:
+        asyncio.get_running_loop().call_later(delay, self._started, order)
+
+    def _started(self, order: HostOrder) -> None:
+        row = self._machine.rows.get(order.replica)
+        if not self._machine.up or row is None or row.state != "Starting" or row.order != order:
+            return  # stopped or replaced meanwhile
+        version = f"{order.component.name}@{order.component.version}"
+        well = version not in self._machine.broken
+        self._machine.put(
+            replace(
+                self._row(order, "Started", healthy=well, restarts=row.restarts),
+                pid=next(_pids),
+                last_error="" if well else "the component says it is not well",
+            )
+        )
+
+    async def stop(self, replica: str) -> None:
+        self._must_be_up()
+        row = self._machine.rows.get(replica)
+        if row is None or row.state in ("Stopped", "Stopping"):
+            return
+        self._machine.put(replace(row, state="Stopping", healthy=False, since=self._machine.clock.now()))
+        asyncio.get_running_loop().call_later(STOP_TAKES, self._stopped, replica)
+
+    def _stopped(self, replica: str) -> None:
+        row = self._machine.rows.get(replica)
+        if self._machine.up and row is not None and row.state == "Stopping":
+            self._machine.put(replace(row, state="Stopped", pid=None, since=self._machine.clock.now()))
+
+    async def reconfigure(self, order: HostOrder) -> None:
+        self._must_be_up()
+        row = self._machine.rows[order.replica]
+        self._machine.put(
+            replace(row, order=order, spec_hash=order.spec_hash, state="Started", since=self._machine.clock.now())
+        )
+
+    async def adjust(self, order: HostOrder) -> None:
+        self._must_be_up()
+        self._machine.put(replace(self._machine.rows[order.replica], order=order, spec_hash=order.spec_hash))
+
+    async def rename(self, replica: str, order: HostOrder) -> None:
+        self._must_be_up()
+        row = self._machine.rows.pop(replica)
+        self._machine.put(replace(row, replica=order.replica, order=order, spec_hash=order.spec_hash))
+
+    async def forget(self, replica: str) -> None:
+        self._must_be_up()
+        self._machine.rows.pop(replica, None)
+
+    async def rows(self) -> tuple[HostRow, ...]:
+        self._must_be_up()
+        return tuple(self._machine.rows.values())
+
+    async def events(self) -> AsyncIterator[HostRow]:
+        self._must_be_up()
+        queue: asyncio.Queue[HostRow | None] = asyncio.Queue()
+        for row in self._machine.rows.values():
+            queue.put_nowait(row)
+        self._machine.listeners.append(queue)
+        try:
+            while (event := await queue.get()) is not None:
+                yield event
+            raise Waiting("the keeper is gone")
+        finally:
+            self._machine.listeners.remove(queue)
+
+    def _row(self, order: HostOrder, state: str, *, healthy: bool, restarts: int) -> HostRow:
+        return HostRow(
+            replica=order.replica,
+            spec_hash=order.spec_hash,
+            state=state,
+            healthy=healthy,
+            since=self._machine.clock.now(),
+            order=order,
+            started_at=f"{self._machine.clock.wall():%Y-%m-%dT%H:%M:%SZ}",
+            restarts=restarts,
+        )
+
+    def _must_be_up(self) -> None:
+        if not self._machine.up:
+            raise Waiting(f"the keeper of {self._machine.name} is gone")
+
+
+class SimInstaller:
+    """Packages that arrive after a little virtual time, unless their version is said to be missing."""
+
+    def __init__(self, machine: Machine, missing: set[str]) -> None:
+        self._machine = machine
+        self._missing = missing
+
+    def installed(self) -> Mapping[str, Installed]:
+        return dict(self._machine.packages)
+
+    async def install(self, order: PackageOrder) -> Installed:
+        package = order.package
+        if (found := self._machine.packages.get(package.digest)) is not None:
+            return found
+        await asyncio.sleep(INSTALL_TAKES)
+        if str(package) in self._missing:
+            raise TdieError(f"nobody serves {package}", code="PACKAGE_MISSING")
+        made = Installed(package, f"/packages/{package.digest}", component_type="simulated:Component")
+        self._machine.packages[package.digest] = made
+        return made
+
+    async def remove(self, digest: str) -> None:
+        self._machine.packages.pop(digest, None)
+
+
+class SimPorts:
+    """Ports nobody else uses."""
+
+    def choose(self, preferred: int | None, taken: Collection[int]) -> int:
+        if preferred is not None and preferred not in taken:
+            return preferred
+        return next(port for port in count(5000) if port not in taken)
+
+
+class SimProber:
+    """Every probe succeeds."""
+
+    async def probe(self, check: HealthCheck, port: int, env: Mapping[str, str]) -> str:
+        return ""

@@ -1,0 +1,268 @@
+"""Scripts that read like stories, run on a simulated fleet: one command a line, what it answers indented below it.
+
+fleet a b c                        machines with agents, listed in Git
+controller one                     a controller starts
+commit web@1.0 on 3, at most 1 down      also: `web@1.0 per node 2`, `after db`, `drop web`
+settle                             wait until nothing is left to do
+settle within 20s                  … or say what is left
+wait 20s
+show                               what runs where
+plan                               what the leader would do, and why it waits
+crash agent a · start agent a · power off a · power on a · cut a · cut a from controllers · heal a
+crash controller one · kill web.0 · stop web.0 · break web@1.1 · lose web@1.1
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Awaitable, Callable, Iterator
+from dataclasses import dataclass, replace
+
+from agent.wire import PackageRef, ReplicaSpec
+from reconciler.model.desired import (
+    ClusterSpec,
+    Dependency,
+    DesiredState,
+    FailoverPolicy,
+    InstanceSpec,
+    NodeSpec,
+    Share,
+    UpdatePolicy,
+)
+from reconciler.model.observed import Presence
+from reconciler.planning.render import as_text
+from reconciler.simulation import virtual
+from reconciler.simulation.world import CLUSTER, World
+
+LIMIT = 600.0  # simulated seconds that `settle` waits
+
+_COMMIT = re.compile(r"(?P<name>[a-z0-9-]+)@(?P<version>[\w.]+)(?P<rest>.*)")
+
+
+@dataclass(frozen=True, slots=True)
+class BadLine(ValueError):
+    """A line of a script that nobody understands."""
+
+    line: int
+    text: str
+
+    def __str__(self) -> str:
+        return f"line {self.line}: what does '{self.text}' mean?"
+
+
+def commands(script: str) -> Iterator[tuple[int, str]]:
+    """The commands of a script with their line numbers: everything that is not indented, empty or a comment."""
+    for number, line in enumerate(script.splitlines(), 1):
+        text = line.split("#", 1)[0].rstrip()
+        if text and not text.startswith(" "):
+            yield number, text
+
+
+def run(script: str, seed: int = 0) -> str:
+    """The script with what each command answered, indented below it. Same seed, same text."""
+    return virtual.run(_play(script, seed))
+
+
+async def _play(script: str, seed: int) -> str:
+    stage = Stage(World(seed))
+    answers = dict[int, str]()
+    try:
+        for number, text in commands(script):
+            answers[number] = await stage.do(number, text)
+    finally:
+        await stage.world.close()
+    return "\n".join(_with_answers(script, answers)) + "\n"
+
+
+def _with_answers(script: str, answers: dict[int, str]) -> Iterator[str]:
+    for number, line in enumerate(script.splitlines(), 1):
+        if line.startswith(" "):
+            continue  # an earlier run's answer
+        yield line
+        for answer in answers.get(number, "").splitlines():
+            yield f"    {answer}".rstrip()
+
+
+class Stage:
+    """One run of a script."""
+
+    def __init__(self, world: World) -> None:
+        self.world = world
+        self._instances: dict[str, InstanceSpec] = {}
+        self._commits = 0
+
+    async def do(self, number: int, text: str) -> str:
+        """What the command answers; raises BadLine."""
+        for pattern, act in self._verbs():
+            if found := re.fullmatch(pattern, text):
+                answer = await act(*found.groups())
+                return answer or ""
+        raise BadLine(number, text)
+
+    def _verbs(self) -> tuple[tuple[str, Callable[..., Awaitable[str | None]]], ...]:
+        return (
+            (r"fleet (.+)", self._fleet),
+            (r"controller (\S+)", self._controller),
+            (r"commit drop (\S+)", self._drop),
+            (r"commit (.+)", self._commit),
+            (r"settle(?: within ([\d.]+)s)?", self._settle),
+            (r"wait ([\d.]+)s", self._wait),
+            (r"show", self._show),
+            (r"plan", self._plan),
+            (r"crash agent (\S+)", self.world.crash_agent),
+            (r"start agent (\S+)", self._start_agent),
+            (r"power off (\S+)", self.world.power_off),
+            (r"power on (\S+)", self._power_on),
+            (r"cut (\S+) from controllers", self._cut_controllers),
+            (r"cut (\S+)", self._cut),
+            (r"heal (\S+)", self._heal),
+            (r"crash controller (\S+)", self.world.crash_controller),
+            (r"kill (\S+)", self._kill),
+            (r"stop (\S+)", self._stop),
+            (r"break (\S+)", self._break),
+            (r"lose (\S+)", self._lose),
+        )
+
+    # ------------------------------------------------------------------------------------------- what people do
+
+    async def _fleet(self, names: str) -> None:
+        for name in names.split():
+            self.world.add_machine(name)
+            self.world.start_agent(name)
+
+    async def _controller(self, name: str) -> None:
+        self.world.start_controller(name)
+
+    async def _commit(self, text: str) -> None:
+        spec = _instance(text)
+        self._instances[spec.name] = spec
+        self._push()
+
+    async def _drop(self, name: str) -> None:
+        del self._instances[name]
+        self._push()
+
+    def _push(self) -> None:
+        self._commits += 1
+        nodes = {name: NodeSpec(name) for name in sorted(self.world.nodes)}
+        cluster = ClusterSpec(CLUSTER, nodes, failover=FailoverPolicy(lost_after=15.0))
+        instances = {name: self._instances[name] for name in sorted(self._instances)}
+        self.world.push(DesiredState(f"{self._commits:040x}", cluster, instances, subject=f"commit {self._commits}"))
+
+    async def _settle(self, within: str | None) -> str:
+        limit = float(within) if within else LIMIT
+        try:
+            await self.world.until(self._settled, limit)
+        except TimeoutError:
+            return f"not settled after {limit:g}s\n{await self._plan()}"
+        return ""
+
+    def _settled(self) -> bool:
+        leader = self.world.leader()
+        if leader is None or leader.board.plan is None or leader.board.observed is None:
+            return False
+        board = leader.board
+        if board.desired is not self.world.source.sourced.desired or leader.board.plan.changes:
+            return False
+        return all(
+            row.healthy
+            for view in board.observed.nodes.values()
+            if view.presence is Presence.ALIVE
+            for row in view.replicas.values()
+        )
+
+    async def _wait(self, seconds: str) -> None:
+        start = self.world.clock.now()
+        await self.world.until(lambda: self.world.clock.now() - start >= float(seconds), float(seconds) + 1)
+
+    async def _start_agent(self, name: str) -> None:
+        self.world.start_agent(name)
+
+    async def _power_on(self, name: str) -> None:
+        self.world.power_on(name)
+
+    async def _cut(self, name: str) -> None:
+        self.world.cut(name, consul=True)
+
+    async def _cut_controllers(self, name: str) -> None:
+        self.world.cut(name, consul=False)
+
+    async def _heal(self, name: str) -> None:
+        self.world.heal(name)
+
+    async def _kill(self, replica: str) -> None:
+        self._machine_of(replica).kill_host(replica)
+
+    async def _stop(self, replica: str) -> None:
+        self._machine_of(replica).stop_by_hand(replica)
+
+    async def _break(self, package: str) -> None:
+        for node in self.world.nodes.values():
+            node.machine.broken.add(_full(package))
+
+    async def _lose(self, package: str) -> None:
+        self.world.missing.add(_full(package))
+
+    def _machine_of(self, replica: str):  # type: ignore[no-untyped-def]  # noqa: ANN202
+        return next(node.machine for node in self.world.nodes.values() if replica in node.machine.rows)
+
+    # ------------------------------------------------------------------------------------------- what people see
+
+    async def _show(self) -> str:
+        """What really runs, as an omniscient observer sees it: one line a machine."""
+        lines = []
+        for name, node in sorted(self.world.nodes.items()):
+            rows = sorted(node.machine.rows.values(), key=lambda row: row.replica)
+            words = [
+                f"{row.replica} {row.order.component.name}@{row.order.component.version}"
+                + ("" if row.healthy else f" {row.state}, not healthy")
+                + (f" restarts={row.restarts}" if row.restarts else "")
+                for row in rows
+            ]
+            lines.append(f"{name}: {'; '.join(words) or ('nothing' if node.machine.up else 'off')}")
+        return "\n".join(lines)
+
+    async def _plan(self) -> str:
+        leader = self.world.leader()
+        if leader is None or leader.board.plan is None:
+            return "nobody leads"
+        return as_text(leader.board.plan)
+
+
+def _full(package: str) -> str:
+    name, _, version = package.partition("@")
+    return f"{name}@{version if version.count('.') == 2 else version + '.0'}"
+
+
+def _instance(text: str) -> InstanceSpec:
+    """`web@1.0 on 3, at most 1 down, after db` → an InstanceSpec."""
+    found = _COMMIT.fullmatch(text)
+    if found is None:
+        raise BadLine(0, text)
+    name, version = found["name"], _full(found[0].split()[0].rstrip(",")).partition("@")[2]
+    digest = hashlib.sha256(f"{name}@{version}".encode()).hexdigest()
+    spec = ReplicaSpec(package=PackageRef(name=name, version=version, digest=digest))
+    instance = InstanceSpec(
+        name, spec, spec.hash(), replicas=1, update=UpdatePolicy(min_healthy_time=1.0, healthy_deadline=30.0)
+    )
+    for clause in re.split(r",\s*|\s+(?=on |per |at |after )", found["rest"].strip()):
+        instance = _with_clause(instance, clause.strip())
+    return instance
+
+
+def _with_clause(instance: InstanceSpec, clause: str) -> InstanceSpec:
+    if not clause:
+        return instance
+    if found := re.fullmatch(r"on (\d+)", clause):
+        return replace(instance, replicas=int(found[1]))
+    if found := re.fullmatch(r"per node (\d+)", clause):
+        return replace(instance, replicas=None, per_node=int(found[1]))
+    if found := re.fullmatch(r"at most (\d+) down", clause):
+        return replace(instance, update=replace(instance.update, max_parallel=Share(int(found[1]))))
+    if found := re.fullmatch(r"after (\S+)", clause):
+        return replace(instance, depends_on=(Dependency(found[1]),))
+    if found := re.fullmatch(r"set (\w+)=(\S+)", clause):
+        spec = instance.spec.model_copy(update={"settings": {**instance.spec.settings, found[1]: found[2]}})
+        return replace(instance, spec=spec, spec_hash=spec.hash())
+    raise BadLine(0, clause)

@@ -1,0 +1,240 @@
+"""A whole world in one event loop: Git, Consul, machines, agents and controllers, with the real loop and the real agents."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from contextlib import suppress
+from dataclasses import dataclass, field
+
+from agent.consul.embedded.memory import MemoryConsul
+from agent.consul.embedded.store import Store
+from agent.edges import Edges as AgentEdges
+from agent.edges import NodeSettings
+from agent.errors import TdieError, Waiting
+from agent.ledger import MemoryLedger
+from agent.node import Agent
+from agent.wire import Accepted, Assignment, Claim, Claimed, Report
+from reconciler.board import Board
+from reconciler.edges import Edges
+from reconciler.execution.leadership import Leadership
+from reconciler.loop import Loop
+from reconciler.model.desired import DesiredState
+from reconciler.simulation.hosts import Machine, SimInstaller, SimKeeper, SimPorts, SimProber
+from reconciler.simulation.virtual import VirtualClock, VirtualLoop
+from reconciler.source.sourced import Sourced
+from reconciler.wakeups import Wakeups
+
+CLUSTER = "sim"
+LATENCY = 0.002  # seconds of one call between a controller and an agent
+
+
+class SimSource:
+    """Git as the loop sees it: whatever was pushed last, or trouble."""
+
+    def __init__(self) -> None:
+        self.sourced = Sourced(None)
+        self._moved = asyncio.Event()
+
+    def push(self, sourced: Sourced) -> None:
+        """This is what a look at Git brings from now on."""
+        self.sourced = sourced
+        self._moved.set()
+
+    async def look(self, *, fetch: bool = True) -> Sourced:
+        return self.sourced
+
+    async def changed(self) -> None:
+        with suppress(TimeoutError):
+            async with asyncio.timeout(50.0):
+                await self._moved.wait()
+        self._moved.clear()
+
+    async def start_from(self, commit: str) -> None:
+        return None
+
+
+@dataclass(slots=True)
+class Node:
+    """One machine with what it remembers, and its agent while that runs."""
+
+    machine: Machine
+    ledger: MemoryLedger = field(default_factory=MemoryLedger)
+    consul: MemoryConsul | None = None
+    agent: Agent | None = None
+    task: asyncio.Task[None] | None = None
+    starts: int = 0
+    cut: bool = False  # no way between it and the controllers
+
+
+class SimNodes:
+    """The network between controllers and agents."""
+
+    def __init__(self, nodes: dict[str, Node]) -> None:
+        self._nodes = nodes
+
+    async def claim(self, api: str, claim: Claim) -> Claimed:
+        return await (await self._reach(api)).claim(claim)
+
+    async def assign(self, api: str, assignment: Assignment) -> Accepted:
+        return await (await self._reach(api)).assign(assignment)
+
+    async def report(self, api: str, index: int, wait: float, agent: str | None = None) -> Report:
+        called = await self._reach(api)
+        answer = asyncio.ensure_future(called.report(index, wait, agent))
+        try:
+            while not answer.done():
+                await asyncio.wait([answer], timeout=0.25)
+                if (await self._reach(api)) is not called:
+                    raise Waiting(f"{api} went away")
+            return answer.result()
+        finally:
+            answer.cancel()
+
+    async def logs(self, api: str, replica: str, lines: int) -> str:
+        await self._reach(api)
+        return ""
+
+    async def _reach(self, api: str) -> Agent:
+        await asyncio.sleep(LATENCY)
+        node = self._nodes[api.removeprefix("sim://")]
+        if node.cut or node.agent is None or not node.machine.up:
+            raise Waiting(f"{api} does not answer")
+        return node.agent
+
+
+@dataclass(slots=True)
+class Controller:
+    """One controller that runs in this world."""
+
+    loop: Loop
+    consul: MemoryConsul
+    task: asyncio.Task[None]
+
+
+class World:
+    """Everything of one simulation. Same seed, same history."""
+
+    def __init__(self, seed: int = 0) -> None:
+        running = asyncio.get_running_loop()
+        assert isinstance(running, VirtualLoop)
+        self.clock = VirtualClock(running)
+        self.random = random.Random(seed)
+        self.store = Store(now=self.clock.now)
+        self.source = SimSource()
+        self.nodes: dict[str, Node] = {}
+        self.controllers: dict[str, Controller] = {}
+        self.missing: set[str] = set()  # packages (name@version) that nobody serves
+        self._net = SimNodes(self.nodes)
+
+    # ------------------------------------------------------------------------------------------- machines
+
+    def add_machine(self, name: str) -> Node:
+        """A machine that is up, without an agent yet."""
+        node = self.nodes[name] = Node(Machine(name, self.clock))
+        return node
+
+    def start_agent(self, name: str) -> None:
+        """An agent starts on the machine, with what its ledger remembers."""
+        node = self.nodes[name]
+        node.starts += 1
+        node.consul = MemoryConsul(self.store)
+        settings = NodeSettings(cluster=CLUSTER, node=name, api=f"sim://{name}", address=name)
+        node.agent = Agent(
+            settings,
+            AgentEdges(
+                clock=self.clock,
+                consul=node.consul,
+                keeper=SimKeeper(node.machine),
+                ledger=node.ledger,
+                installer=SimInstaller(node.machine, self.missing),
+                ports=SimPorts(),
+                prober=SimProber(),
+                uniform=self.random.uniform,
+                agent=f"{name}-{node.starts}",
+                boot_id=f"{name}-boot-{node.machine.boot}",
+            ),
+        )
+        node.task = asyncio.create_task(node.agent.run(), name=f"agent {name}")
+
+    async def crash_agent(self, name: str) -> None:
+        """The agent is gone from one moment to the next; its hosts go on."""
+        node = self.nodes[name]
+        if node.consul is not None:
+            node.consul.cut = True  # nothing it does while it ends reaches Consul
+        await _end(node.task)
+        node.agent = node.task = None
+
+    async def power_off(self, name: str) -> None:
+        """The machine dies with everything on it."""
+        self.nodes[name].machine.power_off()
+        await self.crash_agent(name)
+
+    def power_on(self, name: str) -> None:
+        """The machine boots again and its agent starts."""
+        self.nodes[name].machine.up = True
+        self.start_agent(name)
+
+    def cut(self, name: str, *, consul: bool) -> None:
+        """No way to the controllers any more, and none to Consul if so asked."""
+        node = self.nodes[name]
+        node.cut = True
+        if consul and node.consul is not None:
+            node.consul.cut = True
+
+    def heal(self, name: str) -> None:
+        """All ways are open again."""
+        node = self.nodes[name]
+        node.cut = False
+        if node.consul is not None:
+            node.consul.cut = False
+
+    # ------------------------------------------------------------------------------------------- controllers
+
+    def start_controller(self, name: str) -> Loop:
+        """A controller runs; the first one leads."""
+        consul = MemoryConsul(self.store)
+        edges = Edges(self.source, consul, self._net, self.clock, lambda digest: f"sim://packages/{digest}")
+        leadership = Leadership(CLUSTER, name, f"sim://{name}", consul=consul, clock=self.clock)
+        loop = Loop(CLUSTER, edges, leadership, Board(CLUSTER, self.clock), Wakeups())
+        self.controllers[name] = Controller(loop, consul, asyncio.create_task(loop.run(), name=f"controller {name}"))
+        return loop
+
+    async def crash_controller(self, name: str) -> None:
+        """The controller is gone from one moment to the next."""
+        controller = self.controllers.pop(name)
+        controller.consul.cut = True
+        await _end(controller.task)
+
+    def leader(self) -> Loop | None:
+        """The controller that leads, if one does."""
+        return next((c.loop for c in self.controllers.values() if c.loop.board.term is not None), None)
+
+    def push(self, desired: DesiredState) -> None:
+        """A commit arrives."""
+        self.source.push(Sourced(desired, desired.commit))
+
+    async def until(self, true: object, limit: float) -> float:
+        """Seconds until `true()` holds; TimeoutError after `limit` simulated seconds."""
+        assert callable(true)
+        start = self.clock.now()
+        while not true():
+            if self.clock.now() - start > limit:
+                raise TimeoutError
+            await asyncio.sleep(0.05)
+        return self.clock.now() - start
+
+    async def close(self) -> None:
+        """Everything ends."""
+        for name in list(self.controllers):
+            await self.crash_controller(name)
+        for name in self.nodes:
+            await self.crash_agent(name)
+
+
+async def _end(task: asyncio.Task[None] | None) -> None:
+    if task is None:
+        return
+    task.cancel()
+    with suppress(asyncio.CancelledError, TdieError, BaseExceptionGroup):
+        await task
