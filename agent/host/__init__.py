@@ -1,0 +1,1 @@
+"""The component host: one replica, one process."""

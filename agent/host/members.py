@@ -1,0 +1,180 @@
+"""The one or two objects a host runs, and the order of their lives."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from agent.host.injection import Services, construct
+from agent.host.loading import load
+from agent.keeper.protocol import Code, HostOrder
+from agent.sdk.extension import Binding, Component, Extension, MessagePublisher, ObjectState
+from agent.sdk.message import Message
+from agent.sdk.settings import PublisherSettings, Settings
+
+TASKS_END_WITHIN = 5.0
+
+
+class Sourced(MessagePublisher):
+    """A component's view of its publisher: messages without a source or correlation id get the replica's."""
+
+    def __init__(self, inner: MessagePublisher, order: HostOrder) -> None:
+        self._inner, self._order = inner, order
+        self._bound = inner._binding
+
+    async def start(self) -> None:
+        """The host starts the publisher itself."""
+
+    async def publish(self, message: Message) -> None:
+        if not message.source or not message.correlation_id:
+            message = Message(
+                content=message.content,
+                type=message.type,
+                source=message.source or self._order.replica,
+                properties=message.properties,
+                correlation_id=message.correlation_id or self._order.correlation_id,
+                id=message.id,
+                timestamp=message.timestamp,
+            )
+        await self._inner.publish(message)
+
+
+@dataclass(slots=True)
+class Members:
+    """Publisher and component of one configuration."""
+
+    component: Component
+    publisher: MessagePublisher | None
+    closed: bool = False
+
+    @property
+    def in_start_order(self) -> tuple[Extension, ...]:
+        return (self.component,) if self.publisher is None else (self.publisher, self.component)
+
+    @property
+    def healthy(self) -> bool:
+        return all(member.state is ObjectState.STARTED for member in self.in_start_order)
+
+    @property
+    def failure(self) -> str:
+        """Why a member is Errored; empty when none is."""
+        return next((f"{member.cause}" for member in self.in_start_order if member.state is ObjectState.ERRORED), "")
+
+    async def start(self) -> None:
+        """Publisher and then component are Started; when one cannot, what was started is stopped and all is closed."""
+        begun: list[Extension] = []
+        try:
+            for member in self.in_start_order:
+                member._move(ObjectState.STARTING)
+                begun.append(member)
+                await member.start()
+                if member.state is ObjectState.STARTING:
+                    member._move(ObjectState.STARTED)
+        except BaseException as error:
+            begun[-1].fail(error)
+            await _quietly(begun[:-1], reversed_stop=True)
+            await self.close()
+            raise
+
+    async def stop(self) -> None:
+        """Component and then publisher are Stopped. The first error comes out once both were asked."""
+        errors: list[Exception] = []
+        for member in reversed(self.in_start_order):
+            try:
+                await _stop(member)
+            except Exception as error:
+                member.log.exception("stop failed")
+                member.fail(error)
+                errors.append(error)
+        if errors:
+            raise errors[0]
+
+    async def close(self) -> None:
+        """Both gave everything back, component first; once."""
+        if self.closed:
+            return
+        self.closed = True
+        for member in reversed(self.in_start_order):
+            await _end_tasks(member)
+            try:
+                await member.close()
+            except Exception:
+                member.log.exception("close failed")
+            if member.state is not ObjectState.ERRORED:
+                member._move(ObjectState.DESTROYED)
+
+
+async def _quietly(members: list[Extension], *, reversed_stop: bool) -> None:
+    for member in reversed(members) if reversed_stop else members:
+        try:
+            await _stop(member)
+        except Exception:
+            member.log.exception("stop failed")
+
+
+async def _stop(member: Extension) -> None:
+    if member.state not in (ObjectState.STARTED, ObjectState.ERRORED, ObjectState.STARTING):
+        return
+    errored = member.state is ObjectState.ERRORED
+    if not errored:
+        member._move(ObjectState.STOPPING)
+    try:
+        await member.stop()
+    finally:
+        await _end_tasks(member)
+    if not errored:
+        member._move(ObjectState.STOPPED)
+
+
+async def _end_tasks(member: Extension) -> None:
+    tasks = [task for task in member._binding.tasks if task is not asyncio.current_task()]
+    for task in tasks:
+        task.cancel()
+    if tasks:
+        _, left = await asyncio.wait(tasks, timeout=TASKS_END_WITHIN)
+        for task in left:
+            member.log.warning("%s does not end when cancelled", task.get_name())
+
+
+def make(order: HostOrder, changed: Callable[[], None]) -> Members:
+    """Loaded and constructed members of an order; `changed` is called whenever one of their states changes."""
+    publisher = _publisher(order, changed)
+    own = (
+        PublisherSettings(order.publisher.settings, _name(order.publisher)) if order.publisher else PublisherSettings()
+    )
+    binding = _binding(order, order.component, Settings, changed, "component")
+    sourced = Sourced(publisher, order) if publisher is not None else None
+    component = construct(
+        load(order.component, Component),  # type: ignore[type-abstract]
+        Services(binding, sourced, own),
+    )
+    assert isinstance(component, Component)
+    return Members(component, publisher)
+
+
+def _publisher(order: HostOrder, changed: Callable[[], None]) -> MessagePublisher | None:
+    if order.publisher is None:
+        return None
+    binding = _binding(order, order.publisher, PublisherSettings, changed, "publisher")
+    assert isinstance(binding.settings, PublisherSettings)
+    made = construct(
+        load(order.publisher, MessagePublisher),  # type: ignore[type-abstract]
+        Services(binding, None, binding.settings),
+    )
+    assert isinstance(made, MessagePublisher)
+    return made
+
+
+def _binding(order: HostOrder, code: Code, kind: type[Settings], changed: Callable[[], None], logger: str) -> Binding:
+    return Binding(
+        name=order.replica,
+        settings=kind(code.settings, _name(code)),
+        log=logging.getLogger(f"{logger}.{code.name}" if code.name else logger),
+        changed=changed,
+    )
+
+
+def _name(code: Code) -> str:
+    return f"{code.name}@{code.version}"

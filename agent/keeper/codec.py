@@ -1,0 +1,138 @@
+"""Orders, rows and lines as bytes and back."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from agent.errors import Invalid
+from agent.keeper.protocol import Code, HostOrder, HostRow
+
+MAX_LINE = 32 << 20
+_ORDER = {f.name: f for f in dataclasses.fields(HostOrder)}
+_CODE = {f.name for f in dataclasses.fields(Code)}
+_TEXTS = ("replica", "instance", "node", "spec_hash", "runtime", "log", "restart_mode", "correlation_id")
+_NUMBERS = ("port", "stop_grace", "restart_attempts", "restart_interval", "restart_delay")
+
+
+class VersionSkew(Invalid):
+    """The other side is newer than this one: obeying half of what it says could be wrong."""
+
+    code = "VERSION_SKEW"
+
+
+class Lines:
+    """Turns received bytes into JSON objects, one a line."""
+
+    def __init__(self) -> None:
+        self._held = bytearray()
+
+    def feed(self, data: bytes) -> list[dict[str, Any]]:
+        """The objects completed by these bytes. Invalid for a line that is no JSON object or longer than 32 MiB."""
+        self._held += data
+        if b"\n" not in data:
+            if len(self._held) > MAX_LINE:
+                raise Invalid(f"a line is longer than {MAX_LINE} bytes", code="LINE_TOO_LONG")
+            return []
+        *whole, rest = self._held.split(b"\n")
+        self._held = bytearray(rest)
+        return [read_object(line) for line in whole if line.strip()]
+
+
+def read_object(line: bytes | bytearray | str) -> dict[str, Any]:
+    """The JSON object a line spells, or Invalid."""
+    try:
+        found = json.loads(line)
+    except (ValueError, RecursionError) as error:
+        raise Invalid("a line is no JSON", code="NO_JSON") from error
+    if not isinstance(found, dict):
+        raise Invalid("a line is no JSON object", code="NO_JSON")
+    return found
+
+
+def line(value: Mapping[str, Any]) -> bytes:
+    """One JSON object as one line."""
+    return json.dumps(value, separators=(",", ":"), ensure_ascii=False).encode() + b"\n"
+
+
+def order_text(order: HostOrder) -> str:
+    """The JSON of an order; made once per order, because rows and the state file repeat it."""
+    plain = {name: getattr(order, name) for name in _ORDER}
+    return json.dumps(plain, separators=(",", ":"), ensure_ascii=False, default=_plain)
+
+
+def _plain(value: object) -> object:
+    if isinstance(value, Code):
+        return {name: getattr(value, name) for name in _CODE}
+    if isinstance(value, Mapping):
+        return dict(value)
+    raise TypeError(f"{type(value).__name__} cannot travel")
+
+
+def order_from(raw: object) -> HostOrder:
+    """The order of parsed JSON. VersionSkew for a field this keeper does not know, Invalid for a wrong or missing one."""
+    given = _fields(raw, set(_ORDER), "order")
+    try:
+        given["component"] = _code(given["component"])
+        publisher = given.get("publisher")
+        given["publisher"] = None if publisher is None else _code(publisher)
+        given["command"] = tuple(given.get("command", ()))
+        order = HostOrder(**given)
+    except (TypeError, KeyError) as error:
+        raise Invalid(f"the order is incomplete: {error}", code="ORDER_INVALID") from error
+    _check(order)
+    return order
+
+
+def _code(raw: object) -> Code:
+    return Code(**_fields(raw, _CODE, "code"))
+
+
+def _fields(raw: object, known: set[str], what: str) -> dict[str, Any]:
+    if not isinstance(raw, dict):
+        raise Invalid(f"the {what} is no object", code="ORDER_INVALID")
+    if unknown := sorted(set(raw) - known):
+        raise VersionSkew(f"unknown fields in the {what}: {', '.join(unknown)}", hint="upgrade the keeper of this node")
+    return dict(raw)
+
+
+def _check(order: HostOrder) -> None:
+    wrong = [name for name in _TEXTS if not isinstance(getattr(order, name), str)]
+    wrong += [
+        n for n in _NUMBERS if isinstance(v := getattr(order, n), bool) or not isinstance(v, int | float) or v < 0
+    ]
+    if not order.replica or "/" in order.replica or "\0" in order.replica or len(order.replica) > 255:
+        wrong.append("replica")
+    if order.runtime not in ("python", "exec") or (order.runtime == "exec" and not order.command):
+        wrong.append("runtime" if order.runtime != "exec" else "command")
+    if not all(isinstance(part, str) and "\0" not in part for part in order.command):
+        wrong.append("command")
+    if not isinstance(order.env, dict) or not all(_variable(k, v) for k, v in order.env.items()):
+        wrong.append("env")
+    if order.restart_mode not in ("fail", "delay"):
+        wrong.append("restart_mode")
+    if not order.component.content_root.startswith("/"):
+        wrong.append("component.content_root")
+    if not 0 <= order.port <= 65535:
+        wrong.append("port")
+    if wrong:
+        raise Invalid(f"wrong in the order of {order.replica!r}: {', '.join(sorted(set(wrong)))}", code="ORDER_INVALID")
+
+
+def _variable(key: object, value: object) -> bool:
+    texts = isinstance(key, str) and isinstance(value, str)
+    return texts and bool(key) and "=" not in str(key) and "\0" not in f"{key}{value}"
+
+
+def row_from(raw: Mapping[str, Any]) -> HostRow:
+    """The row of parsed JSON; fields a newer keeper added are left out."""
+    known = {f.name for f in dataclasses.fields(HostRow)}
+    given = {name: value for name, value in raw.items() if name in known}
+    return HostRow(**{**given, "order": order_from(given.get("order"))})
+
+
+def text(value: object) -> str:
+    """Any JSON value, compact."""
+    return json.dumps(value, separators=(",", ":"), ensure_ascii=False)

@@ -1,0 +1,111 @@
+"""The zygote as the keeper sees it: a child that forks hosts, replaced whenever it dies."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import sys
+from collections.abc import Callable, Mapping, Sequence
+
+from agent.keeper import linux
+from agent.keeper.loop import READ, Loop
+
+RESERVE = "TDIE_RESERVED"  # room in which a forked host writes its own markers, for /proc/PID/environ
+ROOM = 1024
+HANDED_DOWN = ("PATH", "LANG", "LC_ALL", "HOME", "TZ", "TMPDIR", "SSL_CERT_FILE", "SSL_CERT_DIR")
+LONGEST_PAUSE = 5.0
+
+
+class Launcher:
+    """Hands launches to the zygote. `failed(launch, error)` is called for each one it could not fork."""
+
+    def __init__(self, loop: Loop, failed: Callable[[str, str], None]) -> None:
+        self._loop, self._failed = loop, failed
+        self._socket: socket.socket | None = None
+        self._pause = 0.0
+        self._started = 0.0
+        self._stopping = False
+        self.pid: int | None = None
+        self.generation = 0
+        self.ready = False
+
+    def start(self) -> None:
+        """A zygote is on its way; launches may be handed over at once."""
+        if self._stopping:
+            return
+        ours, its = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        env = {name: os.environ[name] for name in HANDED_DOWN if name in os.environ} | {RESERVE: "-" * ROOM}
+        command = [sys.executable, "-I", "-X", "utf8", "-m", "agent.zygote"]
+        with its:
+            actions = [(os.POSIX_SPAWN_DUP2, its.fileno(), 0)]
+            try:
+                self.pid = os.posix_spawn(sys.executable, command, env, file_actions=actions, setsid=True)
+            except OSError:
+                ours.close()
+                self._again()
+                return
+        ours.setblocking(False)
+        self._socket, self.ready = ours, False
+        self.generation += 1
+        self._started = linux.now()
+        self._loop.watch(ours.fileno(), READ, self._hear)
+
+    def launch(self, request: Mapping[str, object], descriptors: Sequence[int]) -> bool:
+        """The request is handed over with its descriptors; False when there is no zygote that can take it now."""
+        if self._socket is None:
+            return False
+        try:
+            socket.send_fds(self._socket, [json.dumps(request).encode()], list(descriptors))
+        except OSError:
+            return False
+        return True
+
+    def replace(self) -> None:
+        """The zygote is ended; a new one follows when it is reaped."""
+        if self.pid is not None:
+            os.kill(self.pid, signal.SIGKILL)  # our own child, not reaped yet: the pid cannot be another's
+
+    def reaped(self, pid: int) -> bool:
+        """Whether this ended child was the zygote; then a new one is on its way."""
+        if pid != self.pid:
+            return False
+        self.pid = None
+        self._disconnect()
+        self._again()
+        return True
+
+    def stop(self) -> None:
+        """The zygote ends by itself because nobody talks to it any more."""
+        self._stopping = True
+        self._disconnect()
+
+    def _again(self) -> None:
+        brief = linux.now() - self._started < 1.0
+        self._pause = min(LONGEST_PAUSE, max(0.1, self._pause * 2)) if brief else 0.0
+        self._loop.at(linux.now() + self._pause, self.start)
+
+    def _disconnect(self) -> None:
+        if self._socket is not None:
+            self._loop.ignore(self._socket.fileno())
+            self._socket.close()
+            self._socket = None
+
+    def _hear(self) -> None:
+        if self._socket is None:
+            return
+        try:
+            data = self._socket.recv(65536)
+        except BlockingIOError:
+            return
+        except OSError:
+            data = b""
+        if not data:
+            self._disconnect()
+            self.replace()  # it is dying or of no use; SIGCHLD says when it is gone
+            return
+        told = json.loads(data)
+        self.ready = self.ready or "ready" in told
+        if "launch" in told:
+            self._failed(told["launch"], told["error"])

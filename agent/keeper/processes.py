@@ -1,0 +1,292 @@
+"""The processes of hosts: launched, watched, ended, and proven gone with everything they started."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import socket
+from pathlib import Path
+from typing import Any, Protocol
+
+from agent.errors import Refused
+from agent.keeper import linux, resources
+from agent.keeper.channel import Channel
+from agent.keeper.hosted import Hosted
+from agent.keeper.launcher import Launcher
+from agent.keeper.loop import READ, Loop
+
+WINDOW = 32  # launches on their way at a time: bounds descriptors in flight
+LAUNCH_LIMIT = 10.0  # seconds until a zygote that does not fork is replaced
+STUCK_AFTER = 5.0  # seconds from SIGKILL until a process counts as unkillable
+
+
+class Owner(Protocol):
+    """Who decides what follows."""
+
+    def began(self, host: Hosted) -> None: ...
+    def heard(self, host: Hosted, said: dict[str, Any]) -> None: ...
+    def hung_up(self, host: Hosted) -> None: ...
+    def failed(self, host: Hosted, code: str, cause: str) -> None: ...
+    def gone(self, host: Hosted) -> None: ...
+    def stuck(self, host: Hosted, pids: tuple[int, ...]) -> None: ...
+
+
+class Processes:
+    """Knows pids, descriptors and markers; takes no decisions."""
+
+    def __init__(self, loop: Loop, data: Path, keeper_socket: Path, owner: Owner) -> None:
+        self._loop, self._owner = loop, owner
+        self.keeper = linux.keeper_id(data)
+        self._cache, self._keeper_socket = str(data / "pycache"), str(keeper_socket)
+        self.zygote = Launcher(loop, self._not_forked)
+        self._of_pid: dict[int, Hosted] = {}
+        self._waiting: list[Hosted] = []
+        self._flying: dict[str, Hosted] = {}
+        self._sweeping: set[Hosted] = set()
+        self._busy = False
+        loop.on_signal(signal.SIGCHLD, self.reap)
+
+    # ------------------------------------------------------------------ start
+
+    def launch(self, host: Hosted) -> None:
+        """The host will be forked at the end of this turn, once its order is on disk."""
+        host.launch, host.on_way, host.own, host.status = os.urandom(8).hex(), True, True, None
+        host.cause, host.final, host.host_state, host.killed_at = "", False, "", None
+        self._waiting.append(host)
+
+    def cancel(self, host: Hosted) -> bool:
+        """Whether the host was not handed to the zygote yet and never will be."""
+        if host not in self._waiting:
+            return False
+        self._waiting.remove(host)
+        host.on_way = False
+        return True
+
+    def release(self) -> None:
+        """As many waiting hosts as fit are handed to the zygote."""
+        while self._waiting and len(self._flying) < WINDOW:
+            host = self._waiting[0]
+            try:
+                handed = self._hand_over(host)
+            except (OSError, Refused) as error:
+                self._waiting.pop(0)
+                host.on_way = False
+                code = error.code if isinstance(error, Refused) else "START_FAILED"
+                self._owner.failed(host, code, error.detail if isinstance(error, Refused) else str(error))
+                continue
+            if not handed:
+                self._loop.at(linux.now() + 0.02, self._release_later)
+                return
+            self._waiting.pop(0)
+
+    def _release_later(self) -> None:
+        self._loop.soon(self.release)
+
+    def _hand_over(self, host: Hosted) -> bool:
+        order = host.order
+        with contextlib.ExitStack() as given:
+            log = resources.open_log(order.log)
+            given.callback(os.close, log)
+            kinds, descriptors = ["log"], [log]
+            if order.port and order.runtime == "python":
+                address = order.env.get("TDIE_API_ADDRESS", "") if order.env.get("TDIE_API_TOKEN_FILE") else ""
+                listener = given.enter_context(resources.listen(order.port, address or resources.LOOPBACK))
+                kinds.append("listener")
+                descriptors.append(listener.fileno())
+            ours, its = socket.socketpair()
+            given.enter_context(its)
+            kinds.append("channel")
+            descriptors.append(its.fileno())
+            request = {"launch": host.launch, "keeper": self.keeper, "cache": self._cache, "kinds": kinds}
+            if not self.zygote.launch(request, descriptors):
+                ours.close()
+                return False
+        self._flying[host.launch] = host
+        self.connect(host, ours)
+        assert host.channel is not None
+        host.channel.write(f'{{"order":{host.order_text},"socket":{json.dumps(self._keeper_socket)}}}\n'.encode())
+        generation = self.zygote.generation
+        self._loop.at(linux.now() + LAUNCH_LIMIT, lambda: self._check_flight(host, host.launch, generation))
+        return True
+
+    def connect(self, host: Hosted, connection: socket.socket) -> None:
+        """What the host says from now on comes through this socket."""
+        channel: Channel
+
+        def hear(said: dict[str, Any]) -> None:
+            if host.channel is channel:
+                self._hear(host, said)
+
+        def ended() -> None:
+            if host.channel is channel:
+                host.channel = None
+                self._hung_up(host)
+
+        channel = Channel(self._loop, connection, hear, ended)
+        host.channel = channel
+
+    def _hear(self, host: Hosted, said: dict[str, Any]) -> None:
+        if host.on_way and isinstance(pid := said.get("pid"), int):
+            self._landed(host, pid)
+        else:
+            self._owner.heard(host, said)
+
+    def _landed(self, host: Hosted, pid: int) -> None:
+        seen = linux.stat(pid)
+        if seen is None:
+            return
+        self._flying.pop(host.launch, None)
+        host.on_way, host.pid, host.start_time = False, pid, seen.start_time
+        host.descriptor = os.pidfd_open(pid)  # our child, not reaped yet
+        self._of_pid[pid] = host
+        self._loop.soon(self.release)
+        self._owner.began(host)
+
+    def _hung_up(self, host: Hosted) -> None:
+        if not host.on_way:
+            self._owner.hung_up(host)
+            return
+        # no pid was announced: either the zygote died with the request, or the host died at once
+        self._loop.at(linux.now() + 0.02, lambda: self._never_landed(host, host.launch))
+
+    def _never_landed(self, host: Hosted, launch: str) -> None:
+        if self._flying.pop(launch, None) is host and host.on_way and host.launch == launch:
+            host.on_way = False
+            self._owner.failed(host, "START_LOST", "")
+
+    def _not_forked(self, launch: str, error: str) -> None:
+        host = self._flying.pop(launch, None)
+        if host is not None and host.on_way:
+            host.on_way = False
+            self.hang_up(host)
+            self._owner.failed(host, "START_FAILED", f"cannot fork: {error}")
+
+    def _check_flight(self, host: Hosted, launch: str, generation: int) -> None:
+        if self._flying.get(launch) is host and self.zygote.generation == generation:
+            self.zygote.replace()
+
+    # ------------------------------------------------------------------ take over
+
+    def take_over(self, host: Hosted, seen: linux.Stat) -> bool:
+        """Whether a living process that is not our child is watched from now on."""
+        descriptor = linux.hold(seen.pid, seen.start_time)
+        if descriptor is None:
+            return False
+        host.pid, host.start_time, host.own, host.on_way = seen.pid, seen.start_time, False, False
+        host.descriptor = descriptor
+        self._of_pid[seen.pid] = host
+        self._loop.watch(descriptor, READ, lambda: self._exited(host, None))
+        return True
+
+    def of_pid(self, pid: int) -> Hosted | None:
+        return self._of_pid.get(pid)
+
+    # ------------------------------------------------------------------ end
+
+    def signal(self, host: Hosted, number: int) -> None:
+        """The host's process group gets the signal; only the process itself when it is not our child."""
+        if host.pid is None or host.descriptor is None:
+            return
+        if host.own:  # not reaped, so the group id is still its own
+            with contextlib.suppress(ProcessLookupError, PermissionError):
+                os.killpg(host.pid, number)
+        linux.send(host.descriptor, number)
+
+    def kill(self, host: Hosted) -> None:
+        """SIGKILL to everything of the host; `stuck` is told when that does not help."""
+        host.killed_at = host.killed_at or linux.now()
+        self.signal(host, signal.SIGKILL)
+        self._loop.at(linux.now() + STUCK_AFTER, lambda: self._check_dead(host, host.launch))
+
+    def hang_up(self, host: Hosted) -> None:
+        if host.channel is not None:
+            channel, host.channel = host.channel, None
+            channel.close()
+
+    def reap(self) -> None:
+        """Every ended child is reaped: hosts, the zygote, and orphans of hosts."""
+        while True:
+            try:
+                ended = os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+            except ChildProcessError:
+                return
+            if ended is None:
+                return
+            pid = ended.si_pid
+            if pid not in self._of_pid and self._flying:
+                for flying in list(self._flying.values()):
+                    if flying.channel is not None:
+                        flying.channel.pump()  # its pid may be in there
+            host = self._of_pid.get(pid)
+            if host is not None:
+                if host.channel is not None:
+                    host.channel.pump()  # the last words
+                with contextlib.suppress(ProcessLookupError, PermissionError):
+                    os.killpg(pid, signal.SIGKILL)  # as long as it is not reaped, the group id is its own
+            _, status = os.waitpid(pid, 0)
+            if host is not None:
+                self._exited(host, status)
+            else:
+                self.zygote.reaped(pid)
+
+    def _exited(self, host: Hosted, status: int | None) -> None:
+        if host.channel is not None:
+            host.channel.pump()
+        self.hang_up(host)
+        if host.descriptor is not None:
+            self._loop.ignore(host.descriptor)
+            os.close(host.descriptor)
+            host.descriptor = None
+        if host.pid is not None:
+            self._of_pid.pop(host.pid, None)
+            host.ended = (host.pid, linux.now())
+        host.pid = host.start_time = None
+        host.status = status
+        self.sweep(host)
+
+    def sweep(self, host: Hosted) -> None:
+        """What the host left behind is killed; `gone` is told when nothing is left."""
+        self._sweeping.add(host)
+        if not self._busy:
+            self._busy = True
+            self._loop.soon(self._sweep)
+
+    def _sweep(self) -> None:
+        self._busy = False
+        hosts, self._sweeping = self._sweeping, set()
+        left = self._leftovers(hosts)
+        for host in hosts:
+            if not (mine := left.get(host, [])):
+                host.killed_at = None
+                self._owner.gone(host)
+                continue
+            host.killed_at = host.killed_at or linux.now()
+            for process in mine:
+                linux.send_to(process, signal.SIGKILL)
+            waited = linux.now() - host.killed_at
+            if waited > STUCK_AFTER:
+                self._owner.stuck(host, tuple(process.pid for process in mine))
+            self._loop.at(linux.now() + min(1.0, 0.005 + waited / 4), lambda host=host: self.sweep(host))  # type: ignore[misc]
+
+    def _leftovers(self, hosts: set[Hosted]) -> dict[Hosted, list[linux.Stat]]:
+        children = linux.children()
+        known = set(self._of_pid) | {self.zygote.pid}
+        if children is not None and children <= known and all(host.own for host in hosts):
+            return {}  # whatever our own child left behind would be our child now
+        found: dict[Hosted, list[linux.Stat]] = {}
+        marked = linux.marked(self.keeper)
+        members = linux.sessions(host.ended[0] for host in hosts if host.ended)
+        for host in hosts:
+            mine = {p.stat.pid: p.stat for p in marked if host.launch and p.env.get(linux.MARKER_HOST) == host.launch}
+            if host.ended is not None:
+                ticks = host.ended[1] * os.sysconf("SC_CLK_TCK")  # a later session of that number is another's
+                mine |= {s.pid: s for s in members if s.session == host.ended[0] and s.start_time <= ticks}
+            found[host] = [seen for pid, seen in mine.items() if pid not in self._of_pid]
+        return found
+
+    def _check_dead(self, host: Hosted, launch: str) -> None:
+        if host.pid is not None and host.launch == launch and host.killed_at is not None:
+            self._owner.stuck(host, (host.pid,))
+            self._loop.at(linux.now() + STUCK_AFTER, lambda: self._check_dead(host, launch))

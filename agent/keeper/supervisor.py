@@ -1,0 +1,369 @@
+"""The keeper's heart: what is asked of it, what its hosts tell it, and what follows."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from agent.errors import Invalid, Missing, Refused
+from agent.keeper import codec, linux, state
+from agent.keeper.adoption import adopt
+from agent.keeper.hosted import BACKOFF, FAILED, RUNNING, STARTED, STARTING, STOPPED, STOPPING, Hosted
+from agent.keeper.loop import Loop
+from agent.keeper.outcome import cause_of_end
+from agent.keeper.policy import GiveUp, after_crash, counted
+from agent.keeper.processes import Processes
+from agent.keeper.protocol import HostOrder
+
+SAVE_AGAIN = 60.0
+
+
+class Supervisor:
+    """All hosts of one data folder. `changed` and `dropped` are told of rows."""
+
+    def __init__(self, loop: Loop, data: Path, keeper_socket: Path) -> None:
+        self._loop, self._file = loop, data / "keeper.state"
+        self._boot = linux.boot_id()
+        self.hosts: dict[str, Hosted] = {}
+        self.problems: dict[str, str] = {}
+        self.processes = Processes(loop, data, keeper_socket, self)
+        self.changed: Callable[[Hosted], None] = lambda _host: None
+        self.dropped: Callable[[str], None] = lambda _replica: None
+        self._dirty = self._settling = self._leaving = False
+        self._left: Callable[[], None] | None = None
+
+    # ------------------------------------------------------------------ asked
+
+    def start(self, order: HostOrder) -> None:
+        """The replica runs this order: started, replaced, or left alone when it runs it already."""
+        if self._leaving:
+            raise Refused("the keeper is shutting down", code="SHUTTING_DOWN")
+        host = self.hosts.get(order.replica)
+        if host is None:
+            host = self.hosts[order.replica] = Hosted(order=order)
+        elif host.state in (STARTING, STARTED) and not host.ending and host.order.spec_hash == order.spec_hash:
+            self.adjust(order)
+            return
+        elif host.alive or host.ending:
+            host.wanted = order
+            self._end(host)
+            return
+        self._fresh(host, order)
+
+    def stop(self, replica: str) -> None:
+        """The replica's row ends in Stopped, with no process left of it."""
+        host = self.hosts.get(replica)
+        if host is None:
+            return
+        host.wanted = None
+        if host.alive or host.ending:
+            self._end(host)
+        elif host.state != STOPPED:
+            self._settle(host, STOPPED)
+
+    def reconfigure(self, order: HostOrder) -> None:
+        """The replica runs this order, in the same process where that is possible."""
+        host = self._known(order.replica)
+        within = host.order.runtime == order.runtime == "python" and host.state == STARTED and not host.ending
+        same_code = host.order.component.digest == order.component.digest and host.order.env == order.env
+        if not (within and same_code and host.channel is not None and host.order.port == order.port):
+            self.start(order)
+            return
+        host.take(order)
+        host.state, host.healthy, host.restarts, host.crashes = STARTING, False, 0, ()
+        host.channel.write(f'{{"do":"reconfigure","order":{host.order_text}}}\n'.encode())
+        self._note(host)
+
+    def adjust(self, order: HostOrder) -> None:
+        """Policy, grace and log of this order count from now on."""
+        host = self._known(order.replica)
+        if host.whole and host.order.spec_hash != order.spec_hash:
+            raise Refused(f"{order.replica} runs another spec", code="OTHER_SPEC", hint="reconfigure or start it")
+        host.take(order)
+        if host.channel is not None:
+            host.channel.write(f'{{"do":"adjust","order":{host.order_text}}}\n'.encode())
+        self._note(host)
+
+    def rename(self, replica: str, order: HostOrder) -> None:
+        """The row and process of `replica` are those of `order.replica` from now on."""
+        host = self._known(replica)
+        other = self.hosts.get(order.replica)
+        if other is not None and other is not host:
+            if other.alive:
+                raise Refused(f"{order.replica} is running", code="REPLICA_EXISTS")
+            self.forget(order.replica)
+        del self.hosts[replica]
+        host.take(order)
+        self.hosts[order.replica] = host
+        if replica != order.replica:
+            self.dropped(replica)
+        if host.channel is not None:
+            host.channel.write(f'{{"do":"adjust","order":{host.order_text}}}\n'.encode())
+        self._note(host)
+
+    def forget(self, replica: str) -> None:
+        """There is no row of this replica any more."""
+        host = self.hosts.get(replica)
+        if host is None:
+            return
+        if host.alive or host.ending:
+            raise Refused(f"{replica} is running", code="HOST_RUNNING", hint="stop it first")
+        self._quiet(host)
+        del self.hosts[replica]
+        self.dropped(replica)
+        self._touch()
+
+    def shutdown(self, left: Callable[[], None]) -> None:
+        """All hosts are being stopped; `left` is called when none is left, or only what cannot be killed."""
+        self._leaving, self._left = True, left
+        for replica in list(self.hosts):
+            self.stop(replica)
+        self._loop.soon(self._check_left)
+
+    def _known(self, replica: str) -> Hosted:
+        if (host := self.hosts.get(replica)) is None:
+            raise Missing(f"no host of {replica!r}", code="HOST_UNKNOWN")
+        return host
+
+    # ------------------------------------------------------------------ told by processes
+
+    def began(self, host: Hosted) -> None:
+        if host.ending:
+            self._end(host)
+        self._note(host)
+
+    def heard(self, host: Hosted, said: dict[str, Any]) -> None:
+        if (failure := said.get("failed")) is not None:
+            host.cause, host.final = str(failure.get("cause", "")), bool(failure.get("final"))
+            return
+        host.host_state = str(said.get("state", ""))
+        host.cause, host.final = str(said.get("cause", "")), bool(said.get("final"))
+        current = said.get("spec_hash") == host.order.spec_hash or said.get("replica") != host.order.replica
+        if not host.ending:
+            if host.host_state == "Started" and current:
+                host.state, host.last_error = STARTED, ""
+            elif host.host_state == "Stopping":
+                host.state = STOPPING
+            elif host.host_state in ("Stopped", "Destroyed"):
+                host.state = STOPPED
+            host.healthy = host.state == STARTED and bool(said.get("healthy"))
+        if host.host_state == "Errored" and host.timer is None:
+            self._arm(host, host.order.stop_grace)  # it ends by itself, or is ended
+        self._note(host)
+
+    def hung_up(self, host: Hosted) -> None:
+        if host.order.runtime == "exec" and host.state == STARTING and not host.ending and not host.cause:
+            host.state, host.healthy, host.last_error = STARTED, True, ""  # closed on exec: it runs
+            self._note(host)
+
+    def failed(self, host: Hosted, code: str, cause: str) -> None:
+        host.cause = f"{code} {cause}".strip()
+        if code == "START_LOST" and not host.ending:
+            self._relaunch(host)  # nothing ran: not a crash
+        else:
+            self.gone(host)
+
+    def gone(self, host: Hosted) -> None:
+        self._quiet(host)
+        self.problems.pop(f"STUCK_UNKILLABLE {host.order.replica}", None)
+        if host.ending:
+            wanted, host.ending, host.wanted = host.wanted, False, None
+            self._settle(host, STOPPED)
+            if wanted is not None and not self._leaving:
+                self._fresh(host, wanted)
+            elif self._left is not None:
+                self._check_left()
+            return
+        by_itself = host.order.runtime == "python" and host.status == 0
+        if by_itself or (host.host_state == "Destroyed" and not host.cause):
+            self._settle(host, STOPPED)
+            return
+        self._crashed(host)
+
+    def stuck(self, host: Hosted, pids: tuple[int, ...]) -> None:
+        text = "STUCK_UNKILLABLE pid=" + ",".join(map(str, pids))
+        host.last_error = self.problems[f"STUCK_UNKILLABLE {host.order.replica}"] = text
+        host.healthy = False
+        self._note(host)
+        self._check_left()
+
+    # ------------------------------------------------------------------ what follows
+
+    def _fresh(self, host: Hosted, order: HostOrder) -> None:
+        """Somebody asked for this order: it starts with a clean slate."""
+        self._quiet(host)
+        host.take(order)
+        host.restarts, host.crashes, host.last_error, host.wanted = 0, (), "", None
+        self._relaunch(host)
+
+    def _relaunch(self, host: Hosted) -> None:
+        self._quiet(host)
+        host.state, host.healthy, host.retry_at, host.started_at = STARTING, False, None, linux.wall()
+        self.processes.launch(host)
+        self._note(host)
+
+    def _crashed(self, host: Hosted) -> None:
+        now = linux.now()
+        host.last_error = cause_of_end(host.cause, host.status, host.order)
+        host.crashes = (*counted(host.crashes, now, host.order.restart_interval), now)
+        if not host.whole:
+            host.last_error += "; ORDER_UNKNOWN its order was lost with the state file, it waits for its agent"
+            self._settle(host, FAILED)
+        elif host.final or isinstance(next_step := after_crash(host.crashes, now, host.order), GiveUp):
+            self._settle(host, FAILED)
+        elif next_step.at <= now:
+            host.restarts += 1
+            self._relaunch(host)
+        else:
+            host.retry_at = next_step.at
+            host.timer = self._loop.at(next_step.at, lambda: self._restart(host))
+            self._settle(host, BACKOFF)
+
+    def _restart(self, host: Hosted) -> None:
+        host.timer = None
+        if host.state == BACKOFF:
+            host.restarts += 1
+            self._relaunch(host)
+
+    def _end(self, host: Hosted) -> None:
+        """The host is asked to end; it is killed after its grace."""
+        first = not host.ending
+        host.ending, host.state, host.healthy = True, STOPPING, False
+        if self.processes.cancel(host):
+            self.gone(host)
+            return
+        if first or host.timer is None:
+            self._arm(host, host.order.stop_grace)
+        if host.order.runtime == "python" and host.channel is not None:
+            if first:
+                host.channel.tell({"do": "stop"})
+        elif host.pid is not None:
+            self.processes.signal(host, signal.SIGTERM)
+        self._note(host)
+
+    def _arm(self, host: Hosted, grace: float) -> None:
+        self._quiet(host)
+        host.timer = self._loop.at(linux.now() + grace, lambda: self._too_late(host))
+
+    def _too_late(self, host: Hosted) -> None:
+        host.timer = None
+        if host.pid is not None:
+            self.processes.kill(host)
+        elif host.on_way:
+            self._arm(host, 1.0)
+
+    def _quiet(self, host: Hosted) -> None:
+        if host.timer is not None:
+            host.timer.cancel()
+            host.timer = None
+
+    def _settle(self, host: Hosted, where: str) -> None:
+        host.state, host.healthy = where, False
+        if where != BACKOFF:
+            host.retry_at = None
+        self._note(host)
+
+    def _check_left(self) -> None:
+        unkillable = {name.split()[-1] for name in self.problems if name.startswith("STUCK_UNKILLABLE")}
+        if self._left is not None and not any(
+            (host.alive or host.ending) and replica not in unkillable for replica, host in self.hosts.items()
+        ):
+            left, self._left = self._left, None
+            self._loop.soon(left)
+
+    # ------------------------------------------------------------------ memory
+
+    def _note(self, host: Hosted) -> None:
+        """Listeners and the state file follow the host."""
+        current = (host.state, host.healthy)
+        if host.seen[:2] != current:
+            host.since = linux.now()
+        fields = (*current, host.pid, host.restarts, host.last_error, host.retry_at, host.host_state, host.order_text)
+        if fields != host.seen:
+            host.seen = fields
+            self.changed(host)
+        self._touch()
+
+    def _touch(self) -> None:
+        self._dirty = True
+        if not self._settling:
+            self._settling = True
+            self._loop.soon(self._finish_turn)
+
+    def _finish_turn(self) -> None:
+        self._settling = False
+        self.save()
+        self.processes.release()  # only now: nothing runs whose order is not on disk
+
+    def save(self) -> None:
+        """The state file holds all hosts; when it cannot be written, a problem says so and it is tried again."""
+        if not self._dirty:
+            return
+        try:
+            state.save(self._file, self._boot, self.hosts.values())
+        except OSError as error:
+            self.problems["STATE_NOT_SAVED"] = f"{self._file}: {error.strerror}"
+            self._loop.at(linux.now() + SAVE_AGAIN, self.save)
+            return
+        self._dirty = False
+        self.problems.pop("STATE_NOT_SAVED", None)
+
+    def recover(self) -> None:
+        """Hosts of an earlier keeper are watched again; what ended meanwhile restarts by policy."""
+        recorded = state.load(self._file, self._file.with_suffix(f".bad-{int(linux.now())}"))
+        if recorded.problem:
+            self.problems["STATE_REBUILT"] = recorded.problem
+        same_boot = recorded.boot_id == self._boot
+        pids = [host.pid for host in recorded.hosts if host.pid is not None] if same_boot else []
+        stats = {pid: seen for pid in pids if (seen := linux.stat(pid)) is not None and not seen.dead}
+        found = adopt(recorded.hosts, stats, linux.marked(self.processes.keeper))
+        for host, seen in (*found.alive, *found.rebuilt):
+            self._take_over(host, seen)
+        for host in found.dead:
+            self.hosts[host.order.replica] = host
+            self._missed(host, same_boot)
+        self._touch()
+
+    def _take_over(self, host: Hosted, seen: linux.Stat) -> None:
+        self.hosts[host.order.replica] = host
+        if not self.processes.take_over(host, seen):
+            self.processes.sweep(host)
+            return
+        if host.state == STARTING and host.order.runtime == "exec":
+            host.state, host.healthy = STARTED, True
+        if host.state == STOPPING:
+            self._end(host)
+        self._note(host)
+
+    def _missed(self, host: Hosted, same_boot: bool) -> None:
+        if host.pid is not None:
+            host.ended = (host.pid, linux.now()) if same_boot else None
+        was, host.pid, host.start_time = host.state, None, None
+        host.crashes = host.crashes if same_boot else ()  # their clock began anew
+        if was == BACKOFF:
+            host.retry_at = host.retry_at if same_boot else linux.now()
+            host.timer = self._loop.at(host.retry_at or 0.0, lambda: self._restart(host))
+        elif was in RUNNING:
+            host.ending, host.cause = was == STOPPING, "" if same_boot else "the machine was restarted"
+            self.processes.sweep(host)
+        self._note(host)
+
+    def attach(self, pid: int, said: dict[str, Any]) -> Hosted:
+        """The host that this process is; it speaks to us again. Refused when the process is none of ours."""
+        host = self.processes.of_pid(pid)
+        if host is None:
+            raise Refused(f"process {pid} is no host of this keeper", code="HOST_UNKNOWN")
+        if not host.whole:
+            self._adopt_order(host, said)
+        return host
+
+    def _adopt_order(self, host: Hosted, said: dict[str, Any]) -> None:
+        order = codec.order_from(said.get("order"))
+        if order.replica != host.order.replica and order.replica in self.hosts:
+            raise Invalid(f"{order.replica} is known already", code="REPLICA_EXISTS")
+        self.hosts.pop(host.order.replica, None)
+        host.take(order)
+        self.hosts[order.replica] = host
+        self._note(host)

@@ -1,0 +1,1 @@
+"""A warm process image that forks hosts."""

@@ -1,0 +1,107 @@
+"""From a fork to a host: session, environment, markers, limits; then a program or the component host."""
+
+from __future__ import annotations
+
+import gc
+import json
+import os
+import resource
+import signal
+import socket
+import sys
+from collections.abc import Mapping
+from typing import Any, NoReturn
+
+from agent.keeper import codec, linux
+from agent.keeper.launcher import HANDED_DOWN
+from agent.keeper.protocol import HostOrder
+from agent.zygote.image import Room
+
+CANNOT_RUN = 127
+ORDER_LIMIT = 10.0  # seconds to hear from the keeper what to run
+OPEN_FILES = 8192
+
+
+def become_host(request: Mapping[str, Any], held: Mapping[str, int], room: Room) -> None:
+    """Run what the keeper says on the channel. Ends this process's ties to the zygote first."""
+    os.setsid()
+    channel = socket.socket(fileno=held["channel"])
+    channel.settimeout(ORDER_LIMIT)
+    channel.sendall(codec.line({"pid": os.getpid()}))
+    os.dup2(held["log"], 1)
+    os.dup2(held["log"], 2)
+    os.close(held["log"])
+    said = _hear(channel)
+    order = codec.order_from(said[0]["order"])
+    env = _environment(order, request)
+    _replace_environment(env, room)
+    linux.set_name(f"tdie:{order.replica}")
+    _limit(order)
+    if order.runtime == "exec":
+        _run_program(order, env, channel)
+    sys.pycache_prefix = request["cache"]  # a content root stays as its digest says
+    gc.enable()
+    from agent.host import runtime
+
+    listener = socket.socket(fileno=held["listener"]) if "listener" in held else None
+    runtime.run(order, channel, said[0]["socket"], listener, said[1:])
+
+
+def _hear(channel: socket.socket) -> list[dict[str, Any]]:
+    lines = codec.Lines()
+    while True:
+        data = channel.recv(1 << 18)
+        if not data:
+            raise SystemExit(CANNOT_RUN)  # the keeper is gone before it said anything
+        if said := lines.feed(data):
+            return said
+
+
+def _environment(order: HostOrder, request: Mapping[str, Any]) -> dict[str, str]:
+    """What the host may know: a scrubbed base, the order's own variables, and the markers over both."""
+    base = {name: os.environ[name] for name in HANDED_DOWN if name in os.environ}
+    markers = {
+        linux.MARKER_HOST: request["launch"],
+        linux.MARKER_KEEPER: request["keeper"],
+        "TDIE_REPLICA": order.replica,
+        "TDIE_INSTANCE": order.instance,
+        "TDIE_NODE": order.node,
+        "TDIE_SPEC": order.spec_hash,
+        "TDIE_RUNTIME": order.runtime,
+    }
+    more = {"TDIE_CORRELATION_ID": order.correlation_id} if order.correlation_id else {}
+    if order.port:
+        more["TDIE_PORT"] = str(order.port)
+    if order.runtime == "exec":
+        more["TDIE_SETTINGS"] = json.dumps(dict(order.component.settings), separators=(",", ":"), ensure_ascii=False)
+    return {**markers, **base, **order.env, **more, **markers}
+
+
+def _replace_environment(env: Mapping[str, str], room: Room) -> None:
+    os.environ.clear()
+    os.environ.update(env)
+    room.write(env)
+
+
+def _limit(order: HostOrder) -> None:
+    _soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (min(OPEN_FILES, hard), hard))
+    if order.memory is not None:  # private memory of each process; RLIMIT_AS would count what runtimes only reserve
+        resource.setrlimit(resource.RLIMIT_DATA, (order.memory, order.memory))
+
+
+def _run_program(order: HostOrder, env: dict[str, str], channel: socket.socket) -> NoReturn:
+    """The program takes the place of this process; the channel closes with that, which tells the keeper."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    signal.signal(signal.SIGPIPE, signal.SIG_DFL)
+    channel.set_inheritable(False)
+    program = order.command[0]
+    try:
+        os.chdir(order.component.content_root)
+        if "/" in program:
+            program = os.path.join(order.component.content_root, program)
+        os.execvpe(program, list(order.command), env)
+    except OSError as error:
+        what = f"EXEC_FAILED {order.command[0]}: {error.strerror}"
+        channel.sendall(codec.line({"failed": {"cause": what, "final": True}}))
+        os._exit(CANNOT_RUN)
