@@ -1,0 +1,229 @@
+"""Git as the loop uses it: the last good commit stays in force until a better one is seen, and why not is said."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from pathlib import Path
+from typing import TypeVar
+
+import pygit2
+
+from agent.clock import Clock, Monotonic, SystemClock
+from agent.errors import Refused, TdieError, Waiting
+from reconciler.model.desired import DesiredState
+from reconciler.source import watch
+from reconciler.source.access import DEFAULT_ACCESS, DEFAULT_LIMITS, Access, FetchLimits, is_local
+from reconciler.source.fetch import download
+from reconciler.source.mirror import Mirror
+from reconciler.source.resolve import Resolved, Resolver
+from reconciler.source.shelf import Shelf
+from reconciler.source.sourced import Sourced
+from reconciler.source.walk import Corrupt
+
+INTERVAL = 50.0
+FIRST_RETRY, LAST_RETRY = 5.0, 300.0
+_T = TypeVar("_T")
+
+
+class GitSource:
+    """Follows one ref of one repository. `subdir` is the folder of it that holds the documents.
+
+    `mirror_dir` holds our copy of the repository, `cache_dir` the packages built from it.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        ref: str = "main",
+        *,
+        mirror_dir: Path,
+        cache_dir: Path,
+        subdir: str = "",
+        cluster_name: str | None = None,
+        access: Access = DEFAULT_ACCESS,
+        limits: FetchLimits = DEFAULT_LIMITS,
+        clock: Clock | None = None,
+    ) -> None:
+        self._mirror = Mirror(url, ref, mirror_dir, access=access, limits=limits)
+        self._shelf = Shelf(cache_dir)
+        self._cluster_name = cluster_name
+        self._resolver = Resolver(self._shelf, cluster_name=cluster_name)
+        self._subdir = subdir.strip("/").removeprefix("./")
+        self._ref = ref
+        self._clock: Clock = clock or SystemClock()
+        self._worker = ThreadPoolExecutor(max_workers=1, thread_name_prefix="git")
+        self._busy = asyncio.Lock()
+        self._last = Sourced(None)
+        self._in_force = ""  # the commit in force; recorded by an earlier controller, or adopted by this one
+        self._accepted = ""  # a tip that a person accepted although history was rewritten
+        self._judged = ""  # the tip that `_last` speaks of, once nothing more is to be learned from it
+        self._retry = 0.0
+        self._folder: Path | None = None  # of a repository on this machine
+        self._seen: watch.Signature = ()
+
+    @property
+    def shown_url(self) -> str:
+        """Where Git is read from, without credentials."""
+        return self._mirror.shown
+
+    async def look(self, *, fetch: bool = True) -> Sourced:
+        """What is in force now; a bad, missing, empty, rewritten or unreachable commit leaves the last good one in force.
+
+        The same object comes back while nothing changed. Without `fetch`, what was fetched last is looked at.
+        """
+        async with self._busy:
+            try:
+                await self._look(fetch)
+            except TdieError as error:
+                self._troubled(error)
+            else:
+                self._retry = 0.0
+            return self._last
+
+    async def _look(self, fetch: bool) -> None:
+        if fetch:
+            self._seen = await self._signature()
+            tip: str | None = await self._run(self._mirror.fetch)
+        else:
+            tip = await self._run(self._mirror.tip)
+        if tip is None:
+            return
+        if tip != self._judged:
+            await self._judge(tip)
+        elif self._last.trouble is not None:
+            self._last = replace(self._last, commit=tip, trouble=None, since=None)
+
+    async def _judge(self, tip: str) -> None:
+        """Adopt the tip, or say why it cannot be in force."""
+        await self._refuse_rewritten(tip)
+        resolved = await self._resolve(self._resolver, tip)
+        if resolved.desired is not None:
+            await self._adopt(resolved.desired)
+        else:
+            self._last = Sourced(self._last.desired, tip, resolved.problems)
+        self._judged = tip
+
+    async def _refuse_rewritten(self, tip: str) -> None:
+        old = self._in_force
+        desired = self._last.desired
+        allowed = desired is not None and desired.cluster.source.allow_force
+        if not old or allowed or tip == self._accepted:
+            return
+        if not await self._run(lambda: self._mirror.descends(tip, old)):
+            text = (
+                f"{old[:12]}..{tip[:12]}: history was rewritten; the commit in force stays until this one is accepted"
+            )
+            if self._last.commit != tip or self._last.problems:
+                self._last = replace(self._last, commit=tip, problems=())
+            self._judged = ""
+            raise Refused(text, code="GIT_NON_FF", hint="accept it, or set spec.source.allowForce before rewriting")
+
+    async def _adopt(self, desired: DesiredState) -> None:
+        await self._run(lambda: self._mirror.keep(desired.commit))
+        self._in_force, self._accepted = desired.commit, ""
+        self._last = Sourced(desired, desired.commit)
+
+    def _troubled(self, error: TdieError) -> None:
+        """The same trouble again keeps its beginning, and its object when nothing at all is new."""
+        last, self._retry = self._last, min(LAST_RETRY, max(FIRST_RETRY, self._retry * 2))
+        same = last.trouble is not None and last.trouble.code == error.code
+        if same and str(last.trouble) == str(error):
+            return
+        since: Monotonic | None = last.since if same else self._clock.now()
+        self._last = replace(last, trouble=error, since=since)
+
+    async def changed(self) -> None:
+        """Returns when the ref may have moved: a push to a local repository at once, else after the interval or back-off."""
+        desired = self._last.desired
+        wait = self._retry or (desired.cluster.sync.interval if desired is not None else INTERVAL)
+        try:
+            async with asyncio.timeout(max(1.0, wait)):
+                if self._folder is None:
+                    await asyncio.Event().wait()
+                else:
+                    self._seen = await watch.until_moved(self._folder, self._ref, self._seen)
+        except TimeoutError:
+            return
+
+    async def load(self, revision: str) -> Sourced:
+        """What any revision asks for (`HEAD~1`, a branch, a commit id), without touching what is in force.
+
+        Raises TdieError (GIT_REF_MISSING, GIT_UNREACHABLE, PKG_FETCH, …).
+        """
+        async with self._busy:
+            commit = await self._run(lambda: self._mirror.resolve(revision))
+            desired = self._last.desired
+            if desired is not None and desired.commit == commit:
+                return Sourced(desired, commit)
+            # A resolver of its own: the one in force stays warm for the next push.
+            resolved = await self._resolve(Resolver(self._shelf, cluster_name=self._cluster_name), commit)
+            return Sourced(resolved.desired, commit, resolved.problems)
+
+    async def start_from(self, commit: str) -> None:
+        """The commit that was in force under an earlier controller is in force again, if it can be read.
+
+        If it cannot, nothing is in force, but history must still go forward from it.
+        """
+        async with self._busy:
+            if commit == self._in_force:
+                return
+            self._in_force, self._judged = commit, ""
+            try:
+                if not await self._run(lambda: self._mirror.has(commit)):
+                    await self._run(self._mirror.fetch)
+                resolved = await self._resolve(self._resolver, commit)
+                if resolved.desired is not None:
+                    await self._adopt(resolved.desired)
+            except TdieError as error:
+                self._troubled(error)
+
+    async def accept(self, commit: str) -> None:
+        """A person accepts this tip although history was rewritten; the next look adopts it if it is good."""
+        async with self._busy:
+            self._accepted, self._judged = commit, ""
+
+    def package_zip(self, digest: str) -> Path | None:
+        """The packed bytes of a content digest, if this controller has built or fetched them."""
+        return self._shelf.zip_path(digest)
+
+    async def close(self) -> None:
+        """Files are closed and the worker thread ends, at the latest after the timeouts of a fetch under way."""
+        async with self._busy:
+            await self._run(self._mirror.close)
+            self._worker.shutdown(wait=False)
+
+    async def _resolve(self, resolver: Resolver, commit: str) -> Resolved:
+        """The commit resolved; packages at URLs are fetched on the way, a damaged copy is replaced once."""
+        try:
+            resolved = await self._run(lambda: self._resolved(resolver, commit))
+        except Corrupt:
+            await self._run(self._mirror.rebuild)  # it is fetched anew; if that does not help, the origin is damaged
+            resolved = await self._run(lambda: self._resolved(resolver, commit))
+        if not resolved.needed:
+            return resolved
+        for needed in resolved.needed:
+            await download(needed, self._shelf.download_path(needed.sha256))
+        return await self._run(lambda: self._resolved(resolver, commit))
+
+    def _resolved(self, resolver: Resolver, commit: str) -> Resolved:
+        info, tree = self._mirror.read(commit, self._subdir)
+        return resolver.resolve(tree, info)
+
+    async def _signature(self) -> watch.Signature:
+        if self._folder is None and is_local(self._mirror.url):
+            self._folder = await asyncio.to_thread(watch.git_folder, Path(self._mirror.url))
+        if self._folder is None:
+            return ()
+        return await asyncio.to_thread(watch.signature, self._folder, self._ref)
+
+    async def _run(self, work: Callable[[], _T]) -> _T:
+        """The result of blocking work, with foreign errors turned into ours."""
+        try:
+            return await asyncio.get_running_loop().run_in_executor(self._worker, work)
+        except pygit2.GitError as error:
+            raise Corrupt(str(error)) from error
+        except OSError as error:
+            raise Waiting(f"{error.filename or 'disk'}: {error.strerror or error}", code="SOURCE_IO") from error
