@@ -1,0 +1,137 @@
+"""Figures of hosts beside their targets (LIMITS §3, goals 4, 5, 11): `python tests/bench/bench_hosts.py [COUNT]`."""
+# ruff: noqa: T201 - a bench prints
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from agent.keeper.client import KeeperClient
+from agent.keeper.ensure import ensure_keeper
+from agent.keeper.protocol import Code, HostOrder, HostRow
+
+COLD = 15
+MODULE = """
+from agent.sdk import Component
+
+class Idle(Component):
+    async def start(self):
+        pass
+"""
+FULL = "import fastapi, uvicorn, httpx, asyncio, agent.host.runtime"  # what a host started cold would import
+
+
+class Watched:
+    """The newest row of each replica, and waiting for all of them to satisfy something."""
+
+    def __init__(self, keeper: KeeperClient) -> None:
+        self.rows: dict[str, HostRow] = {}
+        self._keeper, self._moved = keeper, asyncio.Condition()
+
+    async def follow(self) -> None:
+        async for row in self._keeper.events():
+            async with self._moved:
+                self.rows[row.replica] = row
+                self._moved.notify_all()
+
+    async def until(self, done: Callable[[dict[str, HostRow]], bool]) -> float:
+        async with asyncio.timeout(120), self._moved:
+            await self._moved.wait_for(lambda: done(self.rows))
+        return time.perf_counter()
+
+
+def _order(root: Path, number: int, port: int = 0) -> HostOrder:
+    code = Code("idle", "1.0.0", "0" * 64, str(root), "tdie_bench_idle:Idle")
+    return HostOrder(f"idle.{number}", "idle", "bench", "spec", "python", code, log=str(root / "log"), port=port)
+
+
+def _pss(pid: int) -> float:
+    for line in Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines():
+        if line.startswith("Pss:"):
+            return int(line.split()[1]) / 1024
+    raise RuntimeError("no PSS")
+
+
+def _line(what: str, values: list[float], unit: str, target: str) -> None:
+    ordered = sorted(values)
+    p99 = ordered[min(len(ordered) - 1, int(len(ordered) * 0.99))]
+    print(f"{what:<44} p50 {statistics.median(values):8.2f}  p99 {p99:8.2f} {unit:<4} target {target}")
+
+
+async def _measure(root: Path, count: int) -> None:
+    (root / "tdie_bench_idle.py").write_text(MODULE)
+    cold = []
+    for _ in range(COLD):
+        began = time.perf_counter()
+        await asyncio.to_thread(subprocess.run, [sys.executable, "-I", "-c", FULL], check=True)
+        cold.append((time.perf_counter() - began) * 1000)
+    _line("cold process with a host's imports", cold, "ms", "-")
+    keeper = await ensure_keeper(root / "data")
+    watched = Watched(keeper)
+    async with asyncio.TaskGroup() as tasks:
+        following = tasks.create_task(watched.follow())
+        try:
+            await _hosts(keeper, watched, root, count, statistics.median(cold))
+        finally:
+            following.cancel()
+            await keeper.shutdown()
+
+
+async def _hosts(keeper: KeeperClient, watched: Watched, root: Path, count: int, cold: float) -> None:
+    await keeper.start(_order(root, -1))
+    await watched.until(lambda rows: "idle.-1" in rows and rows["idle.-1"].healthy)
+    single = []
+    for number in range(50):
+        began = time.perf_counter()
+        await keeper.start(_order(root, number))
+        ended = await watched.until(lambda rows, n=number: f"idle.{n}" in rows and rows[f"idle.{n}"].healthy)  # type: ignore[misc]
+        single.append((ended - began) * 1000)
+    _line(
+        "start asked → healthy told, one at a time",
+        single,
+        "ms",
+        f"≥ 50× cold: {cold / statistics.median(single):.0f}×",
+    )
+    began = time.perf_counter()
+    await asyncio.gather(*(keeper.start(_order(root, number)) for number in range(50, count)))
+    ended = await watched.until(lambda rows: len(rows) > count and all(row.healthy for row in rows.values()))
+    each = (ended - began) * 1000 / (count - 50)
+    print(f"{count - 50} at once: {ended - began:.2f} s, {each:.2f} ms each, target ≥ 50× cold: {cold / each:.0f}×")
+    _line(
+        f"PSS of an idle host, {count} alive", [_pss(row.pid) for row in watched.rows.values() if row.pid], "MiB", "≤ 4"
+    )
+    about = await keeper.about()
+    print(f"PSS of keeper {_pss(about['pid']):.1f} MiB, zygote {_pss(about['zygote']['pid']):.1f} MiB")
+    replaced = []
+    for number in range(30):
+        before = watched.rows[f"idle.{number}"]
+        assert before.pid is not None
+        began = time.perf_counter()
+        os.kill(before.pid, signal.SIGKILL)
+        ended = await watched.until(
+            lambda rows, n=number, old=before.pid: rows[f"idle.{n}"].healthy and rows[f"idle.{n}"].pid != old  # type: ignore[misc]
+        )
+        replaced.append((ended - began) * 1000)
+    _line("SIGKILL → replacement healthy", replaced, "ms", "≤ 20, p99 ≤ 50")
+    began = time.perf_counter()
+    await asyncio.gather(*(keeper.stop(replica) for replica in list(watched.rows)))
+    ended = await watched.until(lambda rows: all(row.state == "Stopped" for row in rows.values()))
+    print(f"stop of {count + 1}: {ended - began:.2f} s, {(ended - began) * 1000 / (count + 1):.2f} ms each")
+
+
+def main() -> None:
+    count = int(sys.argv[1]) if len(sys.argv) > 1 else 300
+    with tempfile.TemporaryDirectory() as folder:
+        asyncio.run(_measure(Path(folder), count))
+
+
+if __name__ == "__main__":
+    main()
