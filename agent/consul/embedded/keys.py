@@ -49,7 +49,8 @@ class Keys(Base):
         held = self.entries.get(key)
         if cas is not None and cas != (held.modify if held else 0):
             return False
-        self._write(Entry(key, value, flags, lock=held.lock if held else 0, session=held.session if held else ""))
+        # As in Consul, a plain write keeps the holder but forgets how often the key was locked.
+        self._write(Entry(key, value, flags, session=held.session if held else ""))
         return True
 
     def delete(self, key: str, cas: int | None = None) -> bool:
