@@ -25,7 +25,7 @@ from reconciler.wakeups import Wakeups
 log = structlog.get_logger("loop")
 
 LONGEST = 50.0  # seconds between looks when nothing wakes the loop
-SHORTEST = 0.0
+SHORTEST = 0.005  # … and never less, so that a moment that has just come cannot spin the loop
 
 
 @dataclass(frozen=True, slots=True)

@@ -78,8 +78,8 @@ def routes(loop: Loop, packages: PackageSource, nodes: NodeApi, clock: Clock, gi
         if current is None:
             raise not_ready(board)
         if form == "json":
-            return render.as_json(current)
-        text = render.as_text(current) if form == "text" else render.as_markdown(current)
+            return render.document(current)
+        text = render.text(current) if form == "text" else render.markdown(current)
         return {"text": text, "digest": current.digest}
 
     @router.get("/observed")

@@ -94,7 +94,6 @@ def controller(
     """
     flags = {name_: value for name_, value in locals().items() if name_ != "config"}
     from agent.logs import set_up_logs
-
     from reconciler.app import run_controller
     from reconciler.settings import ControllerSettings
 

@@ -143,8 +143,8 @@ def _rendered(made: Plan, output: str) -> str:
     if output == "json":
         import json
 
-        return json.dumps(render.as_json(made), indent=2, ensure_ascii=False)
-    return render.as_text(made) if output == "text" else render.as_markdown(made)
+        return json.dumps(render.document(made), indent=2, ensure_ascii=False)
+    return render.text(made) if output == "text" else render.markdown(made)
 
 
 @app.command
@@ -165,13 +165,13 @@ def diff(revisions: str, *, folder: Folder = Path("."), output: Output = "text")
     lines = differences(before, after)
     made = make_plan(after, _assumed(folder, first, after) if first else _running(before, after), Record(), _NOW)
     if output == "json":
-        say_json({"format": "tdie/diff/1", "differences": lines, "plan": render.as_json(made)})
+        say_json({"format": "tdie/diff/1", "differences": lines, "plan": render.document(made)})
         return 0
     for line in lines:
         say(paint_plan(line) if coloured() else line)
     if lines:
         say()
-    text = render.as_text(made)
+    text = render.text(made)
     say(paint_plan(text) if coloured() else text)
     return 0
 
@@ -201,14 +201,13 @@ def _read(folder: Path, rev: str | None) -> tuple[DesiredState | None, tuple[Pro
 
         checked = asyncio.run(load_worktree(folder))
         return checked.desired, checked.problems
-    return asyncio.run(_read_revision(folder, rev))
+    root = _repository(folder)
+    return asyncio.run(_read_revision(root, folder.resolve().relative_to(root).as_posix(), rev))
 
 
-async def _read_revision(folder: Path, rev: str) -> tuple[DesiredState | None, tuple[Problem, ...]]:
+async def _read_revision(root: Path, subdir: str, rev: str) -> tuple[DesiredState | None, tuple[Problem, ...]]:
     from reconciler.source.source import GitSource
 
-    root = _repository(folder)
-    subdir = folder.resolve().relative_to(root).as_posix()
     with tempfile.TemporaryDirectory(prefix="tdie-plan-") as cache:
         source = GitSource(
             str(root),

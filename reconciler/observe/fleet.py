@@ -223,7 +223,7 @@ class Fleet:
     def _silent(self, node: _Node, error: TdieError) -> None:
         if node.poll.says is not Says.DOWN:
             log.warning("node does not answer", node=node.view.name, error=str(error))
-        node.poll = node.poll.turn(Says.DOWN, self._clock.now(), f"does not answer: {error.code}")
+        node.poll = node.poll.turn(Says.DOWN, self._clock.now(), f"our poll gets no answer ({error.code})")
         self._changed("report")
 
     # ------------------------------------------------------------------------------------------- for the loop

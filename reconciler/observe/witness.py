@@ -51,9 +51,10 @@ def presence(joined: bool, catalog: Witness, poll: Witness, now: Monotonic, lost
         return Finding(Presence.ABSENT, catalog.since, "no agent of this name has joined yet")
     if poll.says is Says.DOWN and catalog.says is Says.DOWN:
         agreed = Monotonic(max(poll.since, catalog.since))
-        if now - agreed >= lost_after:
+        lost_at = Monotonic(agreed + lost_after)
+        if now >= lost_at:
             return Finding(Presence.LOST, agreed, f"{catalog.detail}; {poll.detail}")
-        return Finding(Presence.UNREACHABLE, agreed, f"{catalog.detail}; {poll.detail}", Monotonic(agreed + lost_after))
+        return Finding(Presence.UNREACHABLE, agreed, f"{catalog.detail}; {poll.detail}", lost_at)
     if poll.says is Says.UP:
         return Finding(Presence.UNREACHABLE, catalog.since, f"answers, but {catalog.detail}")
     if poll.says is Says.DOWN:

@@ -14,12 +14,14 @@ crash controller one · kill web.0 · stop web.0 · break web@1.1 · lose web@1.
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import re
 from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass, replace
 
 from agent.wire import PackageRef, ReplicaSpec
+from reconciler.api import answers
 from reconciler.model.desired import (
     ClusterSpec,
     Dependency,
@@ -30,12 +32,13 @@ from reconciler.model.desired import (
     Share,
     UpdatePolicy,
 )
-from reconciler.model.observed import Presence
-from reconciler.planning.render import as_text
+from reconciler.planning import render
 from reconciler.simulation import virtual
+from reconciler.simulation.hosts import Machine
 from reconciler.simulation.world import CLUSTER, World
 
 LIMIT = 600.0  # simulated seconds that `settle` waits
+NOTICE = 0.5  # … at least, so that what the line before did has been noticed
 
 _COMMIT = re.compile(r"(?P<name>[a-z0-9-]+)@(?P<version>[\w.]+)(?P<rest>.*)")
 
@@ -80,7 +83,7 @@ def _with_answers(script: str, answers: dict[int, str]) -> Iterator[str]:
         if line.startswith(" "):
             continue  # an earlier run's answer
         yield line
-        for answer in answers.get(number, "").splitlines():
+        for answer in filter(None, answers.get(number, "").splitlines()):
             yield f"    {answer}".rstrip()
 
 
@@ -152,6 +155,7 @@ class Stage:
 
     async def _settle(self, within: str | None) -> str:
         limit = float(within) if within else LIMIT
+        await asyncio.sleep(NOTICE)
         try:
             await self.world.until(self._settled, limit)
         except TimeoutError:
@@ -160,17 +164,9 @@ class Stage:
 
     def _settled(self) -> bool:
         leader = self.world.leader()
-        if leader is None or leader.board.plan is None or leader.board.observed is None:
+        if leader is None or leader.board.desired is not self.world.source.sourced.desired:
             return False
-        board = leader.board
-        if board.desired is not self.world.source.sourced.desired or leader.board.plan.changes:
-            return False
-        return all(
-            row.healthy
-            for view in board.observed.nodes.values()
-            if view.presence is Presence.ALIVE
-            for row in view.replicas.values()
-        )
+        return answers.converged(leader.board)
 
     async def _wait(self, seconds: str) -> None:
         start = self.world.clock.now()
@@ -204,7 +200,7 @@ class Stage:
     async def _lose(self, package: str) -> None:
         self.world.missing.add(_full(package))
 
-    def _machine_of(self, replica: str):  # type: ignore[no-untyped-def]  # noqa: ANN202
+    def _machine_of(self, replica: str) -> Machine:
         return next(node.machine for node in self.world.nodes.values() if replica in node.machine.rows)
 
     # ------------------------------------------------------------------------------------------- what people see
@@ -227,7 +223,7 @@ class Stage:
         leader = self.world.leader()
         if leader is None or leader.board.plan is None:
             return "nobody leads"
-        return as_text(leader.board.plan)
+        return render.text(leader.board.plan)
 
 
 def _full(package: str) -> str:

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import selectors
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
+from concurrent.futures import Executor
 from contextvars import Context
 from datetime import UTC, datetime, timedelta
-from typing import Any, TypeVar
+from typing import TypeVar, TypeVarTuple
 
 from agent.clock import Monotonic
 
 T = TypeVar("T")
+Args = TypeVarTuple("Args")
 EPOCH = datetime(2026, 1, 1, tzinfo=UTC)
 
 
@@ -49,16 +51,18 @@ class VirtualLoop(asyncio.SelectorEventLoop):
         self._now += self._instant.jump
         self._instant.jump = 0.0
 
-    def run_in_executor(self, executor: Any, func: Any, *args: Any) -> asyncio.Future[Any]:
+    def run_in_executor(self, executor: Executor | None, func: Callable[[*Args], T], *args: *Args) -> asyncio.Future[T]:
         """Blocking work happens at once: threads would bring real time into this world."""
-        future: asyncio.Future[Any] = self.create_future()
+        future: asyncio.Future[T] = self.create_future()
         try:
             future.set_result(func(*args))
-        except BaseException as error:  # noqa: BLE001 - carried to the caller, whatever it is
+        except Exception as error:  # noqa: BLE001 - carried to the caller, whatever it is
             future.set_exception(error)
         return future
 
-    def call_soon_threadsafe(self, callback: Any, *args: Any, context: Context | None = None) -> asyncio.Handle:
+    def call_soon_threadsafe(
+        self, callback: Callable[[*Args], object], *args: *Args, context: Context | None = None
+    ) -> asyncio.Handle:
         return self.call_soon(callback, *args, context=context)
 
 
@@ -75,7 +79,7 @@ class VirtualClock:
         return EPOCH + timedelta(seconds=self._loop.time())
 
 
-def run(main: Coroutine[Any, Any, T]) -> T:
+def run(main: Coroutine[object, object, T]) -> T:
     """What `main` returns, in no real time to speak of. Tasks it leaves behind are cancelled."""
     with asyncio.Runner(loop_factory=VirtualLoop) as runner:
         return runner.run(main)

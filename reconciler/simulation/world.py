@@ -79,7 +79,7 @@ class SimNodes:
     async def assign(self, api: str, assignment: Assignment) -> Accepted:
         return await (await self._reach(api)).assign(assignment)
 
-    async def report(self, api: str, index: int, wait: float, agent: str | None = None) -> Report:
+    async def report(self, api: str, index: int, wait: float, agent: str) -> Report:
         called = await self._reach(api)
         answer = asyncio.ensure_future(called.report(index, wait, agent))
         try:
@@ -94,6 +94,13 @@ class SimNodes:
     async def logs(self, api: str, replica: str, lines: int) -> str:
         await self._reach(api)
         return ""
+
+    async def kill(self, api: str, package: str, replica: str) -> None:
+        await self._reach(api)
+        self._nodes[api.removeprefix("sim://")].machine.kill_host(replica)
+
+    async def close(self) -> None:
+        return None
 
     async def _reach(self, api: str) -> Agent:
         await asyncio.sleep(LATENCY)

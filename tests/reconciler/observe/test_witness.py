@@ -1,0 +1,53 @@
+"""Two witnesses, one conclusion: the whole table."""
+
+from __future__ import annotations
+
+import pytest
+
+from agent.clock import Monotonic
+from reconciler.model.observed import Presence
+from reconciler.observe.witness import Says, Witness, presence
+
+UP, DOWN, UNKNOWN = Says.UP, Says.DOWN, Says.UNKNOWN
+LOST_AFTER = 15.0
+
+
+def witness(says: Says, since: float = 0.0) -> Witness:
+    return Witness(says, Monotonic(since), says.value)
+
+
+@pytest.mark.parametrize(
+    ("joined", "catalog", "poll", "now", "expected"),
+    [
+        (True, UP, UP, 100, Presence.ALIVE),
+        (True, UNKNOWN, UP, 100, Presence.ALIVE),  # Consul away: our own poll is enough
+        (True, DOWN, UP, 100, Presence.UNREACHABLE),  # one witness alone concludes nothing
+        (True, UP, DOWN, 100, Presence.UNREACHABLE),
+        (True, UNKNOWN, DOWN, 100, Presence.UNREACHABLE),
+        (True, DOWN, DOWN, 14.9, Presence.UNREACHABLE),
+        (True, DOWN, DOWN, 15, Presence.LOST),
+        (True, UP, UNKNOWN, 100, Presence.JOINING),
+        (True, UNKNOWN, UNKNOWN, 100, Presence.JOINING),
+        (True, DOWN, UNKNOWN, 100, Presence.JOINING),
+        (False, UNKNOWN, UNKNOWN, 100, Presence.ABSENT),
+        (False, DOWN, UNKNOWN, 100, Presence.ABSENT),
+        (False, UP, UNKNOWN, 100, Presence.JOINING),
+    ],
+)
+def test_every_pair_of_words(joined: bool, catalog: Says, poll: Says, now: float, expected: Presence) -> None:
+    found = presence(joined, witness(catalog), witness(poll), Monotonic(now), LOST_AFTER)
+    assert found.presence is expected
+
+
+def test_lost_counts_from_the_later_witness() -> None:
+    catalog, poll = witness(DOWN, since=2.0), witness(DOWN, since=10.0)
+    waiting = presence(True, catalog, poll, Monotonic(20.0), LOST_AFTER)
+    assert waiting.presence is Presence.UNREACHABLE
+    assert waiting.look_again_at == 25.0
+    assert presence(True, catalog, poll, Monotonic(25.0), LOST_AFTER).presence is Presence.LOST
+
+
+def test_a_witness_that_repeats_itself_keeps_its_time() -> None:
+    first = witness(DOWN, since=3.0)
+    assert first.turn(DOWN, Monotonic(9.0), "still").since == 3.0
+    assert first.turn(UP, Monotonic(9.0)).since == 9.0
