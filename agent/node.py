@@ -17,6 +17,7 @@ from agent.errors import Invalid, Missing, Refused, TdieError
 from agent.ledger import Remembered
 from agent.packages.retention import collectable
 from agent.probes import Probes
+from agent.refusals import StaleLeader
 from agent.register import NameTaken, Registrar
 from agent.report import ReportBook
 from agent.status import status_row
@@ -39,16 +40,6 @@ log = structlog.get_logger("agent")
 
 _MOVING = (ReplicaState.STARTING, ReplicaState.STOPPING, ReplicaState.BACKOFF)
 _NAME_PATIENCE = 10.0  # seconds an agent waits for Consul before it starts without having checked its name
-
-
-class StaleLeader(Refused):
-    """Somebody with a higher epoch commands this node, or sent something newer; `epoch` is the highest known here."""
-
-    code = "STALE_LEADER"
-
-    def __init__(self, detail: str, epoch: int) -> None:
-        super().__init__(detail)
-        self.epoch = epoch
 
 
 class Agent:

@@ -1,0 +1,1 @@
+"""The node API, and what every API of this project shares: problems, tokens, limits."""

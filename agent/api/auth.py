@@ -1,0 +1,140 @@
+"""Who may call an API: a bearer token from a 0600 file, and limits that hold before anything is parsed."""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import ipaddress
+from collections.abc import Callable
+from pathlib import Path
+
+from starlette.datastructures import Headers
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from agent.api.problems import problem
+from agent.errors import Invalid
+
+OPEN_PATHS = frozenset({"/livez", "/readyz"})
+
+
+class TokenFile:
+    """The token in a file, read again when the file changes."""
+
+    def __init__(self, path: Path) -> None:
+        """Raises Invalid (TOKEN_FILE) when it cannot be read, is empty, or others may read it."""
+        self._path = path
+        self._stamp: tuple[int, int] = (0, 0)
+        self._token = ""
+        self._read()
+
+    def __call__(self) -> str:
+        """The token now; the last good one while the file is being replaced."""
+        try:
+            self._read()
+        except Invalid:
+            return self._token
+        return self._token
+
+    def _read(self) -> None:
+        try:
+            stat = self._path.stat()
+            stamp = (stat.st_mtime_ns, stat.st_ino)
+            if stamp == self._stamp:
+                return
+            text = self._path.read_text().strip()
+        except (OSError, UnicodeDecodeError) as error:
+            raise Invalid(f"{self._path} cannot be read", code="TOKEN_FILE") from error
+        if stat.st_mode & 0o077:
+            raise Invalid(f"{self._path} can be read by others", code="TOKEN_FILE", hint="chmod 600")
+        if not text:
+            raise Invalid(f"{self._path} is empty", code="TOKEN_FILE")
+        self._stamp, self._token = stamp, text
+
+
+def check_bind(host: str, has_token: bool) -> None:
+    """Raises Invalid (OPEN_BIND) for an address that others can reach while nobody would be asked for a token."""
+    if not has_token and not is_loopback(host):
+        raise Invalid(
+            f"{host} can be reached from other machines", code="OPEN_BIND", hint="give a token file, or bind 127.0.0.1"
+        )
+
+
+def is_loopback(host: str) -> bool:
+    """True for addresses that only this machine reaches."""
+    try:
+        return ipaddress.ip_address(host.strip("[]")).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+class BearerAuth:
+    """ASGI: every request but those to open paths shows the token. An empty token lets everybody in (loopback only)."""
+
+    def __init__(self, app: ASGIApp, *, token: Callable[[], str], open_paths: frozenset[str] = OPEN_PATHS) -> None:
+        self._app = app
+        self._token = token
+        self._open = open_paths
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http" or scope["path"] in self._open or self._known(scope):
+            await self._app(scope, receive, send)
+            return
+        answer = problem(401, "UNAUTHORIZED", "a bearer token is needed", headers={"WWW-Authenticate": "Bearer"})
+        await answer(scope, receive, send)
+
+    def _known(self, scope: Scope) -> bool:
+        token = self._token()
+        scheme, _, shown = Headers(scope=scope).get("authorization", "").partition(" ")
+        return not token or (scheme.lower() == "bearer" and same(shown.strip(), token))
+
+
+def same(shown: str, token: str) -> bool:
+    """Whether two secrets are equal, in a time that tells nothing about either."""
+    return hmac.compare_digest(hashlib.sha256(shown.encode()).digest(), hashlib.sha256(token.encode()).digest())
+
+
+class BodyLimit:
+    """ASGI: a body beyond the limit is refused while it is read, whatever its headers say."""
+
+    def __init__(self, app: ASGIApp, *, limit: int) -> None:
+        """`limit` in bytes."""
+        self._app = app
+        self._limit = limit
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        declared = Headers(scope=scope).get("content-length", "")
+        if declared.isdecimal() and int(declared) > self._limit:
+            await self._refuse(scope, receive, send)
+            return
+        seen, too_large, answered = 0, False, False
+
+        async def limited() -> Message:
+            nonlocal seen, too_large
+            message = await receive()
+            seen += len(message.get("body", b""))
+            if seen > self._limit:
+                too_large = True
+                return {"type": "http.disconnect"}
+            return message
+
+        async def guarded(message: Message) -> None:
+            nonlocal answered
+            if too_large and not answered:
+                return  # the app answers a broken request; the caller is told the reason below
+            answered = True
+            await send(message)
+
+        try:
+            await self._app(scope, limited, guarded)
+        finally:
+            if too_large and not answered:
+                await self._refuse(scope, receive, send)
+
+    async def _refuse(self, scope: Scope, receive: Receive, send: Send) -> None:
+        answer = problem(
+            413, "BODY_TOO_LARGE", f"at most {self._limit} bytes are read", headers={"Connection": "close"}
+        )
+        await answer(scope, receive, send)

@@ -1,0 +1,192 @@
+"""The node API: what controllers tell an agent, and what people ask it."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from collections.abc import AsyncIterator, Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+from fastapi import APIRouter, FastAPI, Query, Response
+from fastapi.responses import PlainTextResponse, StreamingResponse
+
+from agent import machine
+from agent.api import problems
+from agent.api.auth import BearerAuth, BodyLimit
+from agent.api.metrics import metrics_text
+from agent.errors import Invalid, Missing, Waiting
+from agent.node import Agent
+from agent.wire import Accepted, Assignment, Claim, Claimed, ReplicaStatus, Report
+
+MAX_BODY = 64 << 20  # bytes; an assignment of 10,000 replicas has about 10 MB
+MAX_WAIT = 120.0  # seconds
+_DIGEST = re.compile(r"[0-9a-f]{64}")
+
+
+@dataclass(frozen=True, slots=True)
+class NodeFiles:
+    """What the API reads from the machine itself."""
+
+    data: Path
+    archive: Callable[[str], bytes]  # a package by digest; blocking, raises Missing
+
+
+def node_app(agent: Agent, files: NodeFiles, token: Callable[[], str]) -> FastAPI:
+    """The application; `token` is asked for each request, an empty one lets everybody in."""
+    app = FastAPI(title="tdie node API", version=agent.settings.version, docs_url=None, redoc_url=None)
+    problems.install(app)
+    app.include_router(_commands(agent))
+    app.include_router(_views(agent, files))
+    app.include_router(_health(agent))
+    app.add_middleware(BodyLimit, limit=MAX_BODY)
+    app.add_middleware(BearerAuth, token=token)
+    return app
+
+
+def _commands(agent: Agent) -> APIRouter:
+    router = APIRouter(prefix="/api/node", tags=["controller"])
+
+    @router.put("/leader")
+    async def claim(body: Claim) -> Claimed:
+        """A controller takes charge of this node; 409 STALE_LEADER when a later one already has."""
+        return await agent.claim(body)
+
+    @router.put("/assignment")
+    async def assign(body: Assignment) -> Accepted:
+        """What this node should have installed and running; answered once it is on disk."""
+        return await agent.assign(body)
+
+    @router.get("/report", response_model=Report)
+    async def report(
+        index: Annotated[int, Query(ge=0)] = 0,
+        wait: str = "0s",
+        agent_id: Annotated[str | None, Query(alias="agent")] = None,
+    ) -> Response:
+        """What is true here: everything, or with `index` and `agent` of an earlier report what changed since."""
+        found = await agent.report(index, min(_seconds(wait), MAX_WAIT), agent_id)
+        return Response(found.model_dump_json(by_alias=True), media_type="application/json")
+
+    @router.put("/processes/{package}/{process}/kill", status_code=202)
+    async def kill(package: str, process: str) -> dict[str, str]:
+        """Stop one process by its id or replica name; one that is ordered comes back, with cause drift."""
+        row = _find(agent, package, process)
+        await agent.kill(row.replica)
+        return {"replica": row.replica}
+
+    return router
+
+
+def _views(agent: Agent, files: NodeFiles) -> APIRouter:
+    router = APIRouter(prefix="/api/node", tags=["node"])
+
+    @router.get("/stats")
+    async def stats() -> dict[str, Any]:
+        """Figures about this machine."""
+        settings = agent.settings
+        about = {
+            "cluster": settings.cluster,
+            "node": settings.node,
+            "version": settings.version,
+            "labels": settings.labels,
+        }
+        return {**about, **await asyncio.to_thread(machine.figures, files.data)}
+
+    @router.get("/processes")
+    async def processes() -> list[dict[str, Any]]:
+        """Every replica here, with what its process uses."""
+        rows = sorted(agent.book.rows.values(), key=lambda row: row.replica)
+        return await asyncio.to_thread(_with_figures, rows)
+
+    @router.get("/processes/{replica}/logs", response_class=PlainTextResponse)
+    async def logs(
+        replica: str, lines: Annotated[int, Query(ge=1, le=100_000)] = 200, follow: bool = False
+    ) -> Response:
+        """The last lines of a replica's log; with `follow` also those to come."""
+        path = Path(agent.log_path(replica))
+        if follow:
+            return StreamingResponse(_follow(path, lines), media_type="text/plain; charset=utf-8")
+        return PlainTextResponse(await asyncio.to_thread(machine.tail, path, lines))
+
+    @router.get("/packages/{digest}", response_class=Response)
+    async def package(digest: str) -> Response:
+        """An installed package, for other nodes; they verify its content."""
+        if not _DIGEST.fullmatch(digest):
+            raise Missing("a package is asked for by its digest, 64 hex digits", code="PACKAGE_MISSING")
+        return Response(await asyncio.to_thread(files.archive, digest), media_type="application/zip")
+
+    return router
+
+
+def _health(agent: Agent) -> APIRouter:
+    router = APIRouter(tags=["health"])
+
+    @router.get("/livez")
+    async def livez() -> dict[str, str]:
+        """The agent runs."""
+        return {"status": "ok"}
+
+    @router.get("/readyz")
+    async def readyz() -> dict[str, str]:
+        """The agent knows what it accepted and what runs here."""
+        if not agent.ready:
+            raise Waiting("the ledger or the keeper has not been read yet", code="NOT_READY")
+        return {"status": "ok"}
+
+    @router.get("/metrics", response_class=PlainTextResponse)
+    async def metrics() -> Response:
+        """Figures for Prometheus."""
+        rows = list(agent.book.rows.values())
+        used = await asyncio.to_thread(machine.process_figures, [row.pid for row in rows if row.pid])
+        return Response(metrics_text(agent.book.whole(), used), media_type="text/plain; version=0.0.4; charset=utf-8")
+
+    return router
+
+
+def _find(agent: Agent, package: str, process: str) -> ReplicaStatus:
+    """A process id is all digits; anything else names a replica."""
+    rows: Mapping[str, ReplicaStatus] = agent.book.rows
+    found = (
+        next((r for r in rows.values() if str(r.pid) == process), None) if process.isdecimal() else rows.get(process)
+    )
+    if found is None or found.package.name != package:
+        raise Missing(f"no process '{process}' of package '{package}' on {agent.settings.node}")
+    return found
+
+
+def _with_figures(rows: list[ReplicaStatus]) -> list[dict[str, Any]]:
+    used = machine.process_figures([row.pid for row in rows if row.pid])
+    return [row.model_dump(mode="json", by_alias=True) | {"used": used.get(row.pid or 0)} for row in rows]
+
+
+async def _follow(path: Path, lines: int) -> AsyncIterator[str]:
+    """The end of the file, then what is appended; a file that was begun anew is read from its start."""
+    at = await asyncio.to_thread(machine.size_of, path)
+    yield await asyncio.to_thread(machine.tail, path, lines)
+    while True:
+        await asyncio.sleep(0.25)
+        text, at = await asyncio.to_thread(_appended, path, at)
+        if text:
+            yield text
+
+
+def _appended(path: Path, at: int) -> tuple[str, int]:
+    try:
+        with path.open("rb") as file:
+            size = file.seek(0, 2)
+            file.seek(at if size >= at else 0)
+            data = file.read(1 << 20)
+            return data.decode(errors="replace"), file.tell()
+    except FileNotFoundError:
+        return "", 0
+
+
+def _seconds(text: str) -> float:
+    try:
+        seconds = float(text.removesuffix("s"))
+    except ValueError:
+        seconds = -1.0
+    if not 0.0 <= seconds < 1e9:
+        raise Invalid(f"wait={text!r} is not a number of seconds such as 55s")
+    return seconds

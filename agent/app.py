@@ -1,0 +1,216 @@
+"""Composition root: one agent with the edges of a real machine."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import fcntl
+import os
+import signal
+import socket
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager
+from importlib import metadata
+from pathlib import Path
+
+import structlog
+import uvicorn
+
+from agent import machine
+from agent.api.auth import TokenFile, check_bind
+from agent.api.node_api import NodeFiles, node_app
+from agent.client import http_client
+from agent.clock import SystemClock
+from agent.consul.address import Address
+from agent.consul.client import ConsulClient
+from agent.edges import Edges, NodeSettings
+from agent.errors import Refused, Waiting
+from agent.keeper.client import KeeperClient
+from agent.keeper.ensure import SOCKET, ensure_keeper
+from agent.keeper.protocol import HostRow
+from agent.ledger import SqliteLedger
+from agent.node import Agent
+from agent.packages.install import PackageInstaller
+from agent.packages.store import PackageStore
+from agent.settings import DEFAULT_PORT, AgentSettings
+
+log = structlog.get_logger("agent")
+
+SHUTDOWN = 3  # seconds open requests get when the agent stops
+
+
+class OwnKeeper(KeeperClient):
+    """The keeper of this agent's data folder: one that is gone is started again when its rows are read."""
+
+    def __init__(self, data: Path) -> None:
+        super().__init__(data / SOCKET)
+        self._data = data
+
+    async def rows(self) -> tuple[HostRow, ...]:
+        try:
+            return await super().rows()
+        except Waiting:
+            await (await ensure_keeper(self._data)).aclose()
+            return await super().rows()
+
+
+class ApiServer(uvicorn.Server):
+    """uvicorn, but signals are ours."""
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        yield
+
+
+async def run_agent(settings: AgentSettings, *, stop_hosts: bool = False) -> None:
+    """Be an agent until SIGTERM or SIGINT; hosts stay unless `stop_hosts`. Raises TdieError when it cannot start."""
+    token: Callable[[], str] = TokenFile(settings.token_file) if settings.token_file else str
+    check_bind(settings.bind, settings.token_file is not None)
+    stopping = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stopping.set)
+    with _only_one(settings.data), _listening(settings.bind, settings.port) as listening:
+        async with _agent(settings, listening, token) as (agent, server):
+            running = asyncio.create_task(_run(agent, server, listening), name="agent")
+            stop = asyncio.create_task(stopping.wait(), name="stop")
+            await asyncio.wait({running, stop}, return_when=asyncio.FIRST_COMPLETED)
+            await _end(running, stop)
+            if stop_hosts:
+                left = await agent.stop_hosts()
+                log.info("all hosts stopped" if not left else "some hosts are still up", left=left)
+            else:
+                up = sorted(name for name, row in agent.table.rows.items() if row.pid)
+                log.info("agent stopped; its hosts keep running", hosts=len(up), replicas=up[:20])
+
+
+async def _run(agent: Agent, server: ApiServer, listening: socket.socket) -> None:
+    serving = asyncio.create_task(server.serve(sockets=[listening]), name="node api")
+    try:
+        await agent.run()
+    finally:
+        server.should_exit = True
+        await asyncio.wait({serving}, timeout=SHUTDOWN + 1)
+
+
+async def _end(running: asyncio.Task[None], stop: asyncio.Task[bool]) -> None:
+    stop.cancel()
+    running.cancel()
+    done, _ = await asyncio.wait({running})
+    for task in done:
+        if not task.cancelled() and (error := task.exception()) is not None:
+            raise error
+
+
+@asynccontextmanager
+async def _agent(
+    settings: AgentSettings, listening: socket.socket, token: Callable[[], str]
+) -> AsyncIterator[tuple[Agent, ApiServer]]:
+    store = PackageStore(settings.data / "packages")
+    for line in await asyncio.to_thread(store.open):
+        log.warning("a package folder makes no sense, it is left alone", folder=line)
+    http, probing = http_client(), http_client()
+    installer = PackageInstaller(store, http, token=token)
+    consul = _consul(settings)
+    keeper = OwnKeeper(settings.data)
+    edges = Edges(
+        clock=SystemClock(),
+        consul=consul,
+        keeper=keeper,
+        ledger=SqliteLedger(settings.data / "ledger.sqlite"),
+        installer=installer,
+        ports=machine.MachinePorts(),
+        prober=machine.MachineProber(probing),
+        uniform=machine.uniform,
+        agent=machine.new_id(),
+        boot_id=machine.boot_id(),
+    )
+    agent = Agent(_node_settings(settings, listening.getsockname()[1]), edges)
+    app = node_app(agent, NodeFiles(settings.data, store.archive), token)
+    config = uvicorn.Config(
+        app, lifespan="off", log_config=None, access_log=False, timeout_graceful_shutdown=SHUTDOWN, server_header=False
+    )
+    try:
+        yield agent, ApiServer(config)
+    finally:
+        for close in (installer.close, agent.close, consul.close, keeper.aclose, http.aclose, probing.aclose):
+            await close()
+
+
+def _consul(settings: AgentSettings) -> ConsulClient:
+    environ = dict(os.environ)
+    if settings.consul:
+        environ["CONSUL_HTTP_ADDR"] = settings.consul
+    if settings.consul_token_file:
+        environ.pop("CONSUL_HTTP_TOKEN", None)
+        environ["CONSUL_HTTP_TOKEN_FILE"] = str(settings.consul_token_file)
+    log.info("using Consul", address=str(Address.from_environ(environ)))
+    return ConsulClient.from_environ(environ)
+
+
+def _node_settings(settings: AgentSettings, port: int) -> NodeSettings:
+    address = settings.advertise or _reachable(settings.bind)
+    shown = f"[{address}]" if ":" in address else address
+    return NodeSettings(
+        cluster=settings.cluster,
+        node=settings.node,
+        api=f"http://{shown}:{port}",
+        address=address,
+        version=metadata.version("tdie"),
+        labels=settings.labels,
+        capacity=settings.capacity,
+        logs=str((settings.data / "logs").absolute()),
+        beat_ttl=settings.beat_ttl,
+        keep_versions=settings.keep_versions,
+        about={"host": socket.gethostname(), "pid": str(os.getpid()), "data": str(settings.data.absolute())},
+    )
+
+
+def _reachable(bind: str) -> str:
+    """The address others see when we listen on all of them: that of the interface towards the network."""
+    if bind not in ("0.0.0.0", "::", ""):
+        return bind
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+        try:
+            probe.connect(("192.0.2.1", 9))  # sends nothing
+            return str(probe.getsockname()[0])
+        except OSError:
+            return "127.0.0.1"
+
+
+@contextlib.contextmanager
+def _only_one(data: Path) -> Iterator[None]:
+    """Hold the data folder; raises Refused (DATA_IN_USE) when another agent does."""
+    data.mkdir(parents=True, exist_ok=True, mode=0o700)
+    (data / "logs").mkdir(exist_ok=True, mode=0o700)
+    with (data / "agent.lock").open("a+") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            file.seek(0)
+            raise Refused(f"another agent uses {data} (pid {file.read().strip()})", code="DATA_IN_USE") from error
+        file.truncate(0)
+        file.write(str(os.getpid()))
+        file.flush()
+        yield
+
+
+@contextlib.contextmanager
+def _listening(host: str, port: int) -> Iterator[socket.socket]:
+    """A listening socket: on that port, or with 0 on 5100 or the next free one. Raises Waiting (PORT_IN_USE)."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    for candidate in (port,) if port else range(DEFAULT_PORT, DEFAULT_PORT + 500):
+        listener = socket.socket(family, socket.SOCK_STREAM)
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            listener.bind((host, candidate))
+            listener.listen(1024)
+        except OSError as error:
+            listener.close()
+            if port:
+                raise Waiting(f"{host}:{port}: {error.strerror}", code="PORT_IN_USE") from error
+            continue
+        with listener:
+            yield listener
+        return
+    raise Waiting(f"no free port from {DEFAULT_PORT} on {host}", code="PORT_IN_USE")

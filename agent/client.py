@@ -1,0 +1,157 @@
+"""PUBLIC: the node API as controllers, the command line and other agents use it."""
+
+from __future__ import annotations
+
+import ssl
+from collections.abc import Callable, Mapping
+from typing import Any, Protocol, TypeVar
+from urllib.parse import quote
+
+import httpx
+from httpx_aiohttp import AiohttpTransport
+from pydantic import BaseModel, ValidationError
+
+from agent.errors import Denied, Invalid, Missing, Refused, TdieError, Waiting
+from agent.refusals import StaleLeader
+from agent.wire import Accepted, Assignment, Claim, Claimed, Report
+
+M = TypeVar("M", bound=BaseModel)
+
+CONNECT = 5.0  # seconds
+ANSWER = 10.0  # seconds an agent may take for anything that does not wait on purpose
+_KINDS: Mapping[int, type[TdieError]] = {
+    401: Denied,
+    403: Denied,
+    404: Missing,
+    409: Refused,
+    400: Invalid,
+    422: Invalid,
+}
+
+
+class NodeApi(Protocol):
+    """What a controller asks of agents. `api` is the URL an agent registered.
+
+    Raises Waiting (unreachable, too slow), Denied, or Refused; a StaleLeader carries the epoch that is in force there.
+    """
+
+    async def claim(self, api: str, claim: Claim) -> Claimed: ...
+
+    async def assign(self, api: str, assignment: Assignment) -> Accepted: ...
+
+    async def report(self, api: str, index: int, wait: float, agent: str) -> Report:
+        """What changed since `index` of this `agent`, at the latest after `wait` seconds."""
+        ...
+
+    async def logs(self, api: str, replica: str, lines: int) -> str: ...
+
+    async def kill(self, api: str, package: str, replica: str) -> None: ...
+
+    async def close(self) -> None: ...
+
+
+def http_client(*, verify: ssl.SSLContext | None = None, timeout: httpx.Timeout | None = None) -> httpx.AsyncClient:
+    """The one way to make an HTTP client: any number of connections, no proxy or redirect, one TLS context to share."""
+    context = verify or _default_context()
+    transport = AiohttpTransport(verify=context, limits=httpx.Limits(max_connections=0, keepalive_expiry=60.0))
+    # httpx makes a second TLS context unless it is told one: 34 ms each.
+    return httpx.AsyncClient(
+        transport=transport,
+        verify=context,
+        trust_env=False,
+        timeout=timeout or httpx.Timeout(ANSWER, connect=CONNECT),
+        follow_redirects=False,
+    )
+
+
+_contexts: list[ssl.SSLContext] = []
+
+
+def _default_context() -> ssl.SSLContext:
+    if not _contexts:
+        _contexts.append(ssl.create_default_context())
+    return _contexts[0]
+
+
+class NodeClient:
+    """Implements NodeApi over HTTP for any number of agents."""
+
+    def __init__(self, *, token: Callable[[], str] = str, verify: ssl.SSLContext | None = None) -> None:
+        """`token` is asked for each request, so a rotated one is used."""
+        self._token = token
+        self._http = http_client(verify=verify)
+
+    async def claim(self, api: str, claim: Claim) -> Claimed:
+        return await self._model(Claimed, "PUT", f"{api}/api/node/leader", body=claim)
+
+    async def assign(self, api: str, assignment: Assignment) -> Accepted:
+        return await self._model(Accepted, "PUT", f"{api}/api/node/assignment", body=assignment)
+
+    async def report(self, api: str, index: int, wait: float, agent: str) -> Report:
+        params = {"index": str(index), "wait": f"{wait}s", "agent": agent}
+        return await self._model(Report, "GET", f"{api}/api/node/report", params=params, wait=wait)
+
+    async def logs(self, api: str, replica: str, lines: int) -> str:
+        url = f"{api}/api/node/processes/{quote(replica, safe='')}/logs"
+        return (await self._ask("GET", url, params={"lines": str(lines)})).text
+
+    async def kill(self, api: str, package: str, replica: str) -> None:
+        await self._ask("PUT", f"{api}/api/node/processes/{quote(package, safe='')}/{quote(replica, safe='')}/kill")
+
+    async def close(self) -> None:
+        """No connection is open any more."""
+        await self._http.aclose()
+
+    async def _model(self, kind: type[M], method: str, url: str, **more: Any) -> M:
+        answer = await self._ask(method, url, **more)
+        try:
+            return kind.model_validate_json(answer.content)
+        except ValidationError as error:
+            raise Waiting(f"{_host(url)}: the answer makes no sense", code="BAD_ANSWER") from error
+
+    async def _ask(
+        self,
+        method: str,
+        url: str,
+        *,
+        params: Mapping[str, str] | None = None,
+        body: BaseModel | None = None,
+        wait: float = 0.0,
+    ) -> httpx.Response:
+        headers = {"Content-Type": "application/json"} if body is not None else {}
+        if token := self._token():
+            headers["Authorization"] = f"Bearer {token}"
+        timeout = httpx.Timeout(ANSWER, connect=CONNECT, read=ANSWER + wait)
+        content = body.model_dump_json(by_alias=True).encode() if body is not None else None
+        try:
+            answer = await self._http.request(
+                method, url, params=params, content=content, headers=headers, timeout=timeout
+            )
+        except httpx.TimeoutException as error:
+            raise Waiting(f"{_host(url)} does not answer in time") from error
+        except (httpx.HTTPError, httpx.InvalidURL) as error:
+            raise Waiting(f"{_host(url)} cannot be reached ({type(error).__name__})") from error
+        if answer.is_success:
+            return answer
+        raise error_of(answer)
+
+
+def error_of(answer: httpx.Response) -> TdieError:
+    """The error that an answer of one of our APIs spells, named for what the caller can do."""
+    try:
+        said = answer.json()
+    except ValueError:
+        said = None
+    said = said if isinstance(said, dict) else {}
+    code, detail = str(said.get("code", "")), str(said.get("detail") or f"answers {answer.status_code}")
+    if code == StaleLeader.code and isinstance(said.get("epoch"), int):
+        return StaleLeader(detail, said["epoch"])
+    kind = _KINDS.get(answer.status_code, Waiting)
+    return kind(detail, code=code or None, where=_host(str(answer.request.url)), hint=str(said.get("hint") or ""))
+
+
+def _host(url: str) -> str:
+    try:
+        return httpx.URL(url).netloc.decode() or url
+    except httpx.InvalidURL:
+        return url

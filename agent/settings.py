@@ -1,0 +1,96 @@
+"""What an agent is told before it starts: a YAML file, then TDIE_AGENT_… variables, then flags; the later one wins."""
+
+from __future__ import annotations
+
+import re
+import socket
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from pydantic import Field, ValidationError, field_validator
+from pydantic_settings import BaseSettings, InitSettingsSource, PydanticBaseSettingsSource, SettingsConfigDict
+
+from agent.errors import Invalid
+from agent.wire import Capacity
+
+DEFAULT_PORT = 5100
+_NAME = re.compile(r"[a-z0-9-]{1,63}")
+
+
+class AgentSettings(BaseSettings):
+    """Settings of one agent; seconds, paths."""
+
+    model_config = SettingsConfigDict(env_prefix="TDIE_AGENT_", extra="forbid", frozen=True)
+
+    node: str = Field(default_factory=lambda: _own_name())
+    cluster: str = "default"
+    data: Path = Path("/var/lib/tdie/agent")
+    bind: str = "127.0.0.1"
+    port: int = Field(0, ge=0, le=65535, description="0 takes 5100 or the next free one.")
+    advertise: str = Field("", description="Address under which others reach this agent; default is `bind`.")
+    consul: str = Field("", description="Address of Consul; default is CONSUL_HTTP_ADDR or 127.0.0.1:8500.")
+    consul_token_file: Path | None = None
+    token_file: Path | None = None
+    labels: Mapping[str, str] = Field(default_factory=dict)
+    capacity: Capacity = Capacity()
+    beat_ttl: float = Field(15.0, ge=1.0)
+    keep_versions: int = Field(5, ge=2)
+    log_level: Literal["debug", "info", "warning", "error"] = "info"
+    log_format: Literal["auto", "json", "text"] = "auto"
+
+    @field_validator("node", "cluster")
+    @classmethod
+    def _check_name(cls, name: str) -> str:
+        if not _NAME.fullmatch(name):
+            raise ValueError(f"'{name}' is not a name: up to 63 of a-z, 0-9 and '-'")
+        return name
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Flags, then the environment, then the file (handed over among the flags under its own name)."""
+        flags = dict(init_settings())
+        file = flags.pop("from_file", {})
+        return InitSettingsSource(settings_cls, flags), env_settings, InitSettingsSource(settings_cls, file)
+
+
+def read_settings(file: Path | None, flags: Mapping[str, Any]) -> AgentSettings:
+    """The settings in force; Invalid (CONFIG) names every wrong one."""
+    try:
+        return AgentSettings(**{**flags, "from_file": _read_file(file) if file else {}})
+    except ValidationError as error:
+        lines = [f"{'.'.join(str(p) for p in e['loc'])}: {e['msg']}" for e in error.errors()]
+        raise Invalid("; ".join(lines), code="CONFIG", where=str(file or "")) from error
+
+
+def _read_file(file: Path) -> dict[str, Any]:
+    try:
+        said = yaml.safe_load(file.read_text())
+    except OSError as error:
+        raise Invalid(f"cannot be read: {error.strerror}", code="CONFIG", where=str(file)) from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise Invalid(" ".join(str(error).split()), code="CONFIG", where=str(file)) from error
+    if said is None:
+        return {}
+    if not isinstance(said, dict):
+        raise Invalid("is not a mapping of settings", code="CONFIG", where=str(file))
+    return {_snake(str(key)): value for key, value in said.items()}
+
+
+def _snake(key: str) -> str:
+    """`beatTtl`, `beat-ttl` and `beat_ttl` are one setting."""
+    return re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", key).replace("-", "_").lower()
+
+
+def _own_name() -> str:
+    """The machine's name as a node name."""
+    name = re.sub(r"[^a-z0-9-]+", "-", socket.gethostname().split(".")[0].lower()).strip("-")
+    return name[:63] or "node"
