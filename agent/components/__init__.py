@@ -1,0 +1,39 @@
+"""PUBLIC: built-in packages. Each is a folder like any other package: manifest.json and content/.
+
+`versions.json` holds the content digest each version had; a test fails when content changes and its version does not.
+After raising a version: `python -m agent.components` writes the file anew.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+
+from agent.errors import Missing
+
+_HERE = Path(__file__).parent
+VERSIONS = _HERE / "versions.json"
+
+
+def names() -> tuple[str, ...]:
+    """The built-in packages, sorted."""
+    return tuple(sorted(path.parent.name for path in _HERE.glob("*/manifest.json")))
+
+
+def folder(name: str) -> Path:
+    """The folder of a built-in package. Missing names those there are."""
+    if name not in names():
+        raise Missing(f"there is no built-in package {name!r}", code="BUILTIN_UNKNOWN", hint=", ".join(names()))
+    return _HERE / name
+
+
+def content_digest(name: str) -> str:
+    """Hex sha256 over path, executable bit, size and sha256 of every file of a built-in package."""
+    whole = hashlib.sha256()
+    root = folder(name)
+    for path in sorted(p for p in root.rglob("*") if p.is_file() and "__pycache__" not in p.parts):
+        data = path.read_bytes()
+        executable = bool(path.stat().st_mode & 0o100)
+        line = f"{path.relative_to(root).as_posix()} {int(executable)} {len(data)} {hashlib.sha256(data).hexdigest()}\n"
+        whole.update(line.encode())
+    return whole.hexdigest()
