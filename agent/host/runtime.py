@@ -70,9 +70,9 @@ class _Run:
                 owned.append(tasks.create_task(api, name="api"))
             ending = tasks.create_task(self._end_when_asked(beginning), name="end")
             await self._over.wait()
+            await self._uplink.flush()
             for task in (*owned, ending):
                 task.cancel()
-        await self._uplink.flush()
         return self._host.state
 
     async def _begin(self) -> None:

@@ -42,6 +42,7 @@ TRANSITIONS: Mapping[tuple[HostState, Call], HostState] = {
     (HostState.STOPPING, Call.STOPPED): HostState.STOPPED,
     (HostState.STOPPING, Call.FAIL): HostState.ERRORED,
     (HostState.STOPPED, Call.CONFIGURE): HostState.CONFIGURED,
+    (HostState.STOPPED, Call.FAIL): HostState.ERRORED,  # new settings do not fit
     (HostState.STOPPED, Call.DESTROY): HostState.DESTROYED,
     (HostState.ERRORED, Call.CONFIGURE): HostState.CONFIGURED,
     (HostState.ERRORED, Call.DESTROY): HostState.DESTROYED,

@@ -27,6 +27,7 @@ class Uplink:
         self._keeper, self._order = keeper, order
         self._writer: asyncio.StreamWriter | None = None
         self._last: dict[str, Any] = {}
+        self._first = asyncio.Event()  # the channel this host was born with is in use
 
     def tell(self, status: dict[str, Any]) -> None:
         """The keeper hears this, at once or when there is one again; the same thing is said only once."""
@@ -37,17 +38,19 @@ class Uplink:
 
     async def flush(self) -> None:
         """What was told has left this process, as far as somebody reads it."""
-        if self._writer is not None:
-            try:
-                async with asyncio.timeout(1.0):
+        try:
+            async with asyncio.timeout(1.0):
+                await self._first.wait()
+                if self._writer is not None:
                     await self._writer.drain()
-            except (OSError, TimeoutError):
-                log.debug("the keeper did not hear the last words")
+        except (OSError, TimeoutError):
+            log.debug("the keeper did not hear the last words")
 
     async def requests(self) -> AsyncIterator[dict[str, Any]]:
         """Everything the keeper asks, over all keepers there will be."""
         while True:
             reader, self._writer = await self._connected()
+            self._first.set()
             try:
                 while text := await reader.readline():
                     yield codec.read_object(text)

@@ -141,8 +141,8 @@ class Supervisor:
         host.host_state = str(said.get("state", ""))
         host.cause, host.final = str(said.get("cause", "")), bool(said.get("final"))
         current = said.get("spec_hash") == host.order.spec_hash or said.get("replica") != host.order.replica
-        if not host.ending:
-            if host.host_state == "Started" and current:
+        if not host.ending and current:  # else it speaks of what it ran before it was reconfigured
+            if host.host_state == "Started":
                 host.state, host.last_error = STARTED, ""
             elif host.host_state == "Stopping":
                 host.state = STOPPING
