@@ -42,6 +42,16 @@ class Memo:
         same = all(nodes.get(name) is view for name, view in observed.nodes.items())
         return plan if same else None
 
+    def reordered(self, desired: DesiredState) -> bool:
+        """Whether instances came or went, or one changed what it waits for, since `open_instances` was asked last."""
+        before = self.instances
+        if self.last is None or before.keys() != desired.instances.keys():
+            return True
+        return any(
+            spec is not (old := before[name]) and (spec.wave, spec.depends_on) != (old.wave, old.depends_on)
+            for name, spec in desired.instances.items()
+        )
+
     def open_instances(self, desired: DesiredState) -> set[str]:
         """Instances that may not be quiet: everything, or what changed and what was not quiet before."""
         before, self.instances = self.instances, dict(desired.instances)

@@ -76,7 +76,7 @@ def _world(desired: DesiredState, observed: ObservedState, now: Monotonic, memo:
     cluster = desired.cluster
     memo.fleet.look(cluster, observed)
     memo.rooms.start()
-    if memo.last is None or memo.last[0].instances != desired.instances:
+    if memo.reordered(desired):
         memo.positions = waves.positions(desired.instances)
         memo.waves = waves.wave_numbers(desired.instances)
     listed = [

@@ -98,7 +98,9 @@ class Story:
     # ------------------------------------------------------------------------------------------ Git
 
     def do_cluster(self, rest: str) -> None:
-        sync, failover, other = {}, {}, {}
+        sync: dict[str, Any] = {}
+        failover: dict[str, Any] = {}
+        other: dict[str, Any] = {}
         for word in shlex.split(rest):
             key, _, value = word.partition("=")
             if key == "maxPrune":
@@ -113,15 +115,16 @@ class Story:
                 raise AssertionError(word)
         self.cluster = replace(
             self.cluster,
-            sync=replace(self.cluster.sync, **sync),  # type: ignore[arg-type]
-            failover=replace(self.cluster.failover, **failover),  # type: ignore[arg-type]
-            **other,  # type: ignore[arg-type]
+            sync=replace(self.cluster.sync, **sync),
+            failover=replace(self.cluster.failover, **failover),
+            **other,
         )
         self.commits += 1
 
     def do_commit(self, rest: str) -> None:
         head, *words = shlex.split(rest.replace(", ", " "), posix=False)
-        name, kwargs = head.partition("@")[0], {}
+        name = head.partition("@")[0]
+        kwargs: dict[str, Any] = {}
         placement: dict[str, Any] = {}
         update: dict[str, Any] = {}
         settings: dict[str, Any] = {}
@@ -157,7 +160,8 @@ class Story:
                 kwargs["wave"] = int(next(it))
             elif word == "after":
                 needed, _, condition = next(it).partition(":")
-                kwargs["depends_on"] = (*kwargs.get("depends_on", ()), Dependency(needed, condition or "healthy"))  # type: ignore[arg-type]
+                more = Dependency(needed, "started" if condition == "started" else "healthy")
+                kwargs["depends_on"] = (*kwargs.get("depends_on", ()), more)
             elif word == "port":
                 policy["ports"] = (int(next(it)),)
             elif word in ("cpu", "memory"):

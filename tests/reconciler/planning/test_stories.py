@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-sys.path.insert(0, str(Path(__file__).parent))
-from stories import run_story
+sys.path.append(str(Path(__file__).parents[3]))
+from tests.reconciler.planning.stories import run_story
 
 STORIES = Path(__file__).parents[2] / "golden" / "planning"
 
