@@ -13,7 +13,9 @@ from referencing import Registry
 from referencing.exceptions import Unresolvable
 
 from agent.packages.manifest import Manifest
+from agent.wire import canonical_json
 
+_REMEMBERED = 10_000
 _INTEGER = re.compile(r"[-+]?\d{1,18}", re.ASCII)
 _NUMBER = re.compile(r"[-+]?(\d{1,18}(\.\d{0,18})?|\.\d{1,18})([eE][-+]?\d{1,2})?", re.ASCII)
 
@@ -33,6 +35,7 @@ class SettingsRules:
         self._defaults = dict(manifest.default_configuration)
         self._schema = manifest.settings_schema
         self._validator: Any = None
+        self._known: dict[bytes, tuple[dict[str, Any], list[Wrong]]] = {}  # many Instances are set alike
         if self._schema is not None:
             kind = validator_for(self._schema, default=Draft202012Validator)
             try:
@@ -44,7 +47,15 @@ class SettingsRules:
             self._validator = kind(dict(self._schema), registry=Registry())
 
     def effective(self, given: Mapping[str, Any]) -> tuple[dict[str, Any], list[Wrong]]:
-        """The settings a replica gets, and everything the schema refuses about them."""
+        """The settings a replica gets, and everything the schema refuses about them; equal input may share one result."""
+        key = canonical_json(given)
+        if (known := self._known.get(key)) is None:
+            if len(self._known) >= _REMEMBERED:
+                self._known.clear()
+            known = self._known[key] = self._effective(given)
+        return known
+
+    def _effective(self, given: Mapping[str, Any]) -> tuple[dict[str, Any], list[Wrong]]:
         settings: dict[str, Any] = overlaid(self._defaults, given)
         if self._schema is None:
             return settings, []
