@@ -73,8 +73,9 @@ class ConsulServer:
         try:
             with urllib.request.urlopen(f"http://{self.http}/v1/agent/self", timeout=2) as answer:
                 assert f'"{self.node}"' in answer.read().decode(), "another Consul answers on this port"
-            with urllib.request.urlopen(f"http://{self.http}/v1/status/leader", timeout=2) as answer:
-                return len(answer.read()) > 2
+            # A leader alone is not enough: sessions are refused until the node is in the catalog.
+            with urllib.request.urlopen(f"http://{self.http}/v1/catalog/nodes?consistent", timeout=2) as answer:
+                return f'"{self.node}"' in answer.read().decode()
         except (urllib.error.URLError, OSError):
             return False
 
@@ -128,6 +129,12 @@ def real_consul(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ConsulServ
     server.start()
     yield server
     server.stop()
+
+
+@pytest.fixture
+def make_consul() -> Callable[[str, Path], ConsulServer]:
+    """Makes a server of one's own, `embedded` or `real`, with its files in a folder; not started."""
+    return lambda kind, folder: {"embedded": make_embedded, "real": make_real}[kind](folder)
 
 
 @pytest.fixture

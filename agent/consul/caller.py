@@ -63,7 +63,7 @@ class Caller:
         except (aiohttp.ClientError, OSError, ssl.SSLError) as error:
             why = str(error) or type(error).__name__
             raise unreachable(doing, str(self.address), why) from error
-        except (ConsulException, KeyError, TypeError, ValueError) as error:
+        except (ConsulException, AttributeError, KeyError, TypeError, ValueError) as error:
             # Half an answer, a proxy's page, another program on that port: nothing is known, least of all "empty".
             why = f"cannot {doing}: the answer of {self.address} makes no sense ({type(error).__name__}: {error})"
             raise Waiting(why[:400], code=UNAVAILABLE) from error

@@ -236,6 +236,16 @@ class ConsulClient:
         config = about["Config"]
         return f"{kind} {config['Version']}, node {config['NodeName']}, at {self.address}"
 
+    async def ready(self, node: str) -> None:
+        """Returns when there is a leader and it knows this node; raises Waiting before.
+
+        A Consul that just started has a leader first, and refuses sessions until its own node is in the catalog.
+        """
+        await self.leader()
+        _, nodes = await self._caller.ask("list nodes", lambda c: c.catalog.nodes(consistency="consistent"))
+        if node not in {each.get("Node") for each in _list(nodes)}:
+            raise Waiting(f"Consul at {self.address} does not know its node {node} yet", code=UNAVAILABLE)
+
     async def close(self) -> None:
         await self._caller.close()
 

@@ -105,7 +105,7 @@ async def _ready(process: asyncio.subprocess.Process, address: Address, node: st
                     # Somebody else's Consul may have taken the port first: the name tells.
                     about = await client.describe()
                     if f"node {node}," in about:
-                        await client.leader()
+                        await client.ready(node)
                         return
                     last = f"another Consul answers there ({about})"
                 except TdieError as error:

@@ -83,9 +83,13 @@ class Services(Sessions):
 
     def observe(self, check: str, status: str, output: str) -> None:
         """A check has this status and output now, whoever found out; what hangs on it follows at once."""
+        if self._set(check, status, output):
+            self.follow_aliases()
+
+    def _set(self, check: str, status: str, output: str) -> bool:
         held = self.checks.get(check)
         if held is None or (held.status, held.output) == (status, output):
-            return
+            return False
         if status != "critical":
             held.critical_since = None
         elif held.status != "critical":
@@ -95,23 +99,31 @@ class Services(Sessions):
         self.saved("check", check, held)
         if status == "critical":
             self.end_sessions_of(check)
-        self.follow_aliases()
+        return True
 
     def follow_aliases(self) -> None:
-        """Every alias check says what the service it follows says."""
-        for alias in [each for each in self.checks.values() if each.alias is not None]:
-            status, output = self._aliased(str(alias.alias))
-            self.observe(alias.id, status, output)
+        """Every alias check says what the service it follows says, also along chains; a circle comes to rest too."""
+        aliases = [each for each in self.checks.values() if each.alias is not None]
+        followed: dict[str, list[Check]] = {str(alias.alias): [] for alias in aliases}
+        for check in self.checks.values():
+            if check.service in followed:
+                followed[check.service].append(check)
+        for _ in aliases:
+            changes = [self._set(each.id, *self._aliased(str(each.alias), followed)) for each in aliases]
+            if not any(changes):
+                return
 
-    def _aliased(self, service: str) -> tuple[str, str]:
+    def _aliased(self, service: str, followed: dict[str, list[Check]]) -> tuple[str, str]:
         if service not in self.services:
             return "critical", f"Service {service} could not be found on node {self.node}"
-        followed = [each for each in self.checks.values() if each.service == service and each.alias != service]
+        checks = followed[service]
         for status in ("critical", "warning"):
-            for check in followed:
+            for check in checks:
                 if check.status == status:
-                    return status, f'Aliased check "{check.name}" failing: {check.output}'
-        return "passing", "All checks passing." if followed else "No checks found."
+                    # An alias's own output is left out: in a circle it would grow for ever.
+                    said = "" if check.alias is not None else f": {check.output}"
+                    return status, f'Aliased check "{check.name}" failing{said}'
+        return "passing", "All checks passing." if checks else "No checks found."
 
     def deregister(self, service: str) -> None:
         """Gone with its checks; nothing happens when it was not there."""
