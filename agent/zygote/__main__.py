@@ -25,6 +25,9 @@ def main() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     os.umask(0o077)
     image.warm()
+    sys.dont_write_bytecode = True
+    image.rehearse()
+    sys.dont_write_bytecode = False
     room = image.Room.of_this_process()
     linux.set_name("tdie-zygote")
     gc.collect()

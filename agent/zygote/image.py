@@ -4,11 +4,18 @@ from __future__ import annotations
 
 import ctypes
 import importlib
+import os
+import socket
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from agent.keeper import codec
 from agent.keeper.launcher import RESERVE
+from agent.keeper.protocol import Code, HostOrder
+
+REHEARSALS = 16
 
 WARM = (
     "agent.host.runtime",
@@ -53,3 +60,37 @@ class Room:
         whole = data[: data.rindex(b"\0", 0, self.size) + 1] if len(data) > self.size else data
         ctypes.memset(self.start, 0, self.size)
         ctypes.memmove(self.start, whole, len(whole))
+
+
+def rehearse() -> None:
+    """The way of a host was gone often enough that the interpreter has specialised it.
+
+    Otherwise every fork would do that for itself, which writes to pages that could stay shared and costs time.
+    """
+    from agent.host import runtime
+
+    stage = Path(__file__).with_name("rehearsal")
+    order = HostOrder(
+        "rehearsal",
+        "rehearsal",
+        "",
+        "",
+        "python",
+        Code("rehearsal", "0", "", str(stage), "tdie_rehearsal:Rehearsal", {"size": 1}),
+        env={"TDIE_LOG_LEVEL": "INFO"},
+    )
+    path, quiet, loud = list(sys.path), os.open(os.devnull, os.O_WRONLY), os.dup(2)
+    os.dup2(quiet, 2)
+    try:
+        for _ in range(REHEARSALS):
+            ours, its = socket.socketpair()
+            with ours:
+                text = codec.order_text(order)
+                runtime.run(codec.order_from(codec.read_object(text)), its, "/nowhere")
+                sys.modules.pop("tdie_rehearsal", None)
+                sys.path[:] = path
+    finally:
+        os.dup2(loud, 2)
+        os.close(quiet)
+        os.close(loud)
+        os.chdir("/")
