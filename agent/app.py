@@ -71,13 +71,13 @@ async def run_agent(settings: AgentSettings, *, stop_hosts: bool = False) -> Non
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stopping.set)
     with _only_one(settings.data), _listening(settings.bind, settings.port) as listening:
-        async with _agent(settings, listening, token) as (agent, server):
+        async with _agent(settings, listening, token) as (agent, server, keeper):
             running = asyncio.create_task(_run(agent, server, listening), name="agent")
             stop = asyncio.create_task(stopping.wait(), name="stop")
             await asyncio.wait({running, stop}, return_when=asyncio.FIRST_COMPLETED)
             await _end(running, stop)
             if stop_hosts:
-                left = await agent.stop_hosts()
+                left = (*await agent.stop_hosts(), *await keeper.shutdown())
                 log.info("all hosts stopped" if not left else "some hosts are still up", left=left)
             else:
                 up = sorted(name for name, row in agent.table.rows.items() if row.pid)
@@ -105,7 +105,7 @@ async def _end(running: asyncio.Task[None], stop: asyncio.Task[bool]) -> None:
 @asynccontextmanager
 async def _agent(
     settings: AgentSettings, listening: socket.socket, token: Callable[[], str]
-) -> AsyncIterator[tuple[Agent, ApiServer]]:
+) -> AsyncIterator[tuple[Agent, ApiServer, KeeperClient]]:
     store = PackageStore(settings.data / "packages")
     for line in await asyncio.to_thread(store.open):
         log.warning("a package folder makes no sense, it is left alone", folder=line)
@@ -131,7 +131,7 @@ async def _agent(
         app, lifespan="off", log_config=None, access_log=False, timeout_graceful_shutdown=SHUTDOWN, server_header=False
     )
     try:
-        yield agent, ApiServer(config)
+        yield agent, ApiServer(config), keeper
     finally:
         for close in (installer.close, agent.close, consul.close, keeper.aclose, http.aclose, probing.aclose):
             await close()

@@ -24,18 +24,38 @@ RESERVED = frozenset({5060, 5061, 5100, 5432, 5671, 5672, 5900, 6000, 6379, 7777
 
 
 class MachinePorts:
-    """Implements Ports by trying to listen."""
+    """Implements Ports by trying to listen. A chosen port is also claimed, so that agents of one machine never choose alike.
+
+    The claim is the name of an abstract socket: it needs no file, and ends with this process.
+    """
 
     def __init__(self, host: str = "127.0.0.1") -> None:
         self._host = host
+        self._claims: dict[int, socket.socket] = {}
 
     def choose(self, preferred: int | None, taken: Collection[int]) -> int:
-        if preferred and preferred not in taken and listens_nobody(self._host, preferred):
+        for port in [port for port in self._claims if port not in taken and port != preferred]:
+            self._claims.pop(port).close()
+        if preferred and preferred not in taken and listens_nobody(self._host, preferred) and self._claim(preferred):
             return preferred
         for port in range(FIRST_PORT, LAST_PORT):
-            if port not in taken and port not in RESERVED and listens_nobody(self._host, port):
+            free = port not in taken and port not in RESERVED and listens_nobody(self._host, port)
+            if free and self._claim(port):
                 return port
         raise Waiting("no free port is left on this machine", code="NO_PORT")
+
+    def _claim(self, port: int) -> bool:
+        """Whether no other agent of this machine has this port in mind."""
+        if port in self._claims:
+            return True
+        claim = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+        try:
+            claim.bind(f"\0tdie-port-{port}")
+        except OSError:
+            claim.close()
+            return False
+        self._claims[port] = claim
+        return True
 
 
 def listens_nobody(host: str, port: int) -> bool:

@@ -65,13 +65,13 @@ class AgentSettings(BaseSettings):
 def read_settings(file: Path | None, flags: Mapping[str, Any]) -> AgentSettings:
     """The settings in force; Invalid (CONFIG) names every wrong one."""
     try:
-        return AgentSettings(**{**flags, "from_file": _read_file(file) if file else {}})
+        return AgentSettings(**{**flags, "from_file": read_file(file) if file else {}})
     except ValidationError as error:
         lines = [f"{'.'.join(str(p) for p in e['loc'])}: {e['msg']}" for e in error.errors()]
         raise Invalid("; ".join(lines), code="CONFIG", where=str(file or "")) from error
 
 
-def _read_file(file: Path) -> dict[str, Any]:
+def read_file(file: Path) -> dict[str, Any]:
     try:
         said = yaml.safe_load(file.read_text())
     except OSError as error:

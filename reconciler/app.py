@@ -7,12 +7,13 @@ import contextlib
 import os
 import signal
 import socket
+from collections.abc import Callable
 from contextlib import suppress
 
 import structlog
 import uvicorn
-from agent.api.auth import Tokens, require_token_beyond_loopback
-from agent.api.problems import install_problems
+from agent.api import problems
+from agent.api.auth import BearerAuth, BodyLimit, TokenFile, check_bind
 from agent.client import NodeClient
 from fastapi import FastAPI
 
@@ -27,6 +28,7 @@ from reconciler.edges import Edges
 from reconciler.execution.leadership import Leadership
 from reconciler.loop import Loop
 from reconciler.settings import ControllerSettings
+from reconciler.source.access import Access
 from reconciler.source.source import GitSource
 from reconciler.wakeups import Wakeups
 
@@ -34,17 +36,21 @@ log = structlog.get_logger("controller")
 
 PORTS = 200  # how many ports above the wished one are tried
 GRACE = 3  # seconds for open requests when stopping
+MAX_BODY = 16 << 20  # bytes
+
+Token = Callable[[], str]
 
 
 async def run_controller(settings: ControllerSettings) -> None:
     """One controller runs until SIGTERM or SIGINT; then it gives up leadership at once and leaves the fleet alone."""
     clock = SystemClock()
-    tokens = Tokens.read(settings.token_file, settings.operator_token_file)
-    require_token_beyond_loopback(settings.bind, tokens)
+    token: Token = TokenFile(settings.token_file) if settings.token_file else str
+    operator: Token = TokenFile(settings.operator_token_file) if settings.operator_token_file else str
+    check_bind(settings.bind, settings.token_file is not None)
     listener = _listen(settings.bind, settings.port)
     api = f"http://{_advertised(settings)}:{listener.getsockname()[1]}"
     consul = ConsulClient(_consul_address(settings), token_file=settings.consul_token_file)
-    nodes = NodeClient(token_file=settings.token_file)
+    nodes = NodeClient(token=token)
     source = GitSource(
         settings.repository,
         settings.ref,
@@ -52,15 +58,20 @@ async def run_controller(settings: ControllerSettings) -> None:
         mirror_dir=settings.data / "mirror",
         cache_dir=settings.data / "packages",
         cluster_name=settings.cluster,
-        ssh_key=settings.ssh_key,
-        known_hosts=settings.known_hosts,
-        ca_file=settings.ca_file,
+        access=Access(
+            home=settings.git_home,
+            ssh_key=settings.ssh_key,
+            token_file=settings.git_token_file,
+            ca_file=settings.git_ca_file,
+        ),
     )
     board, wakeups = Board(settings.cluster, clock), Wakeups()
     leadership = Leadership(settings.cluster, settings.name, api, consul=consul, clock=clock, ttl=settings.beat_ttl)
     edges = Edges(source, consul, nodes, clock, lambda digest: f"{api}/api/master/packages/{digest}")
     loop = Loop(settings.cluster, edges, leadership, board, wakeups, agent_ttl=settings.agent_ttl)
-    app = build_api(loop, source, nodes, clock, settings, tokens)
+    app = build_api(loop, source, nodes, clock, f"{source.shown_url} {settings.ref}")
+    app.add_middleware(BodyLimit, limit=MAX_BODY)
+    app.add_middleware(BearerAuth, token=token, also=operator)
     log.info("controller started", api=api, cluster=settings.cluster, consul=str(_consul_address(settings)))
     try:
         await _until_told(loop, app, listener)
@@ -72,14 +83,11 @@ async def run_controller(settings: ControllerSettings) -> None:
         await consul.close()
 
 
-def build_api(
-    loop: Loop, source: GitSource, nodes: NodeClient, clock: SystemClock, settings: ControllerSettings, tokens: Tokens
-) -> FastAPI:
+def build_api(loop: Loop, source: GitSource, nodes: NodeClient, clock: SystemClock, git: str) -> FastAPI:
     """The controller's HTTP app."""
     app = FastAPI(title="tdie controller", version=__version__, docs_url=None, redoc_url=None)
-    install_problems(app)
-    tokens.protect(app)
-    app.include_router(routes(loop, source, nodes, clock, f"{settings.repository} {settings.ref}"))
+    problems.install(app)
+    app.include_router(routes(loop, source, nodes, clock, git))
 
     @app.get("/livez")
     async def livez() -> dict[str, str]:

@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import socket
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any, Literal
 
-from pydantic import Field
-from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, YamlConfigSettingsSource
+from pydantic import Field, ValidationError
+from pydantic_settings import BaseSettings, InitSettingsSource, PydanticBaseSettingsSource, SettingsConfigDict
+
+from agent.errors import Invalid
+from agent.settings import read_file
 
 
 class ControllerSettings(BaseSettings):
@@ -30,12 +35,13 @@ class ControllerSettings(BaseSettings):
     token_file: Path | None = Field(None, description="The cluster's token: agents accept it, and this API does.")
     operator_token_file: Path | None = Field(None, description="A token for people; this API accepts it too.")
     ssh_key: Path | None = Field(None, description="Private key for ssh repositories.")
-    known_hosts: Path | None = Field(None, description="known_hosts file for ssh repositories.")
-    ca_file: Path | None = Field(None, description="Certificates to trust for https repositories.")
+    git_home: Path | None = Field(None, description="Home whose .ssh/known_hosts ssh repositories are checked against.")
+    git_token_file: Path | None = Field(None, description="Token for an https repository.")
+    git_ca_file: Path | None = Field(None, description="Certificates to trust for https repositories.")
     beat_ttl: float = Field(3.0, ge=1.0, description="Seconds without a beat after which another controller may lead.")
     agent_ttl: float = Field(15.0, ge=1.0, description="The agents' beat TTL, for judging Consul's silence.")
-    log_format: str = Field("auto", pattern="^(auto|json|text)$")
-    log_level: str = Field("info", pattern="^(debug|info|warning|error)$")
+    log_format: Literal["auto", "json", "text"] = "auto"
+    log_level: Literal["debug", "info", "warning", "error"] = "info"
 
     @classmethod
     def settings_customise_sources(
@@ -46,14 +52,17 @@ class ControllerSettings(BaseSettings):
         dotenv_settings: PydanticBaseSettingsSource,
         file_secret_settings: PydanticBaseSettingsSource,
     ) -> tuple[PydanticBaseSettingsSource, ...]:
-        return (init_settings, env_settings, YamlConfigSettingsSource(settings_cls))
+        """Flags, then the environment, then the file (handed over among the flags under its own name)."""
+        flags = dict(init_settings())
+        file = flags.pop("from_file", {})
+        return InitSettingsSource(settings_cls, flags), env_settings, InitSettingsSource(settings_cls, file)
 
-    @classmethod
-    def load(cls, config: Path | None, **flags: object) -> ControllerSettings:
-        """Settings from all three places; raises pydantic's ValidationError when they make no sense."""
-        given = {name: value for name, value in flags.items() if value is not None}
 
-        class FromFile(cls):  # type: ignore[valid-type,misc]  # the YAML source reads its path from the class
-            model_config = SettingsConfigDict(cls.model_config, yaml_file=config)
-
-        return FromFile(**given)  # type: ignore[no-any-return]
+def read_settings(file: Path | None, flags: Mapping[str, Any]) -> ControllerSettings:
+    """The settings in force; Invalid (CONFIG) names every wrong one."""
+    given = {name: value for name, value in flags.items() if value is not None}
+    try:
+        return ControllerSettings.model_validate({**given, "from_file": read_file(file) if file else {}})
+    except ValidationError as error:
+        lines = [f"{'.'.join(str(p) for p in e['loc'])}: {e['msg']}" for e in error.errors()]
+        raise Invalid("; ".join(lines), code="CONFIG", where=str(file or "")) from error

@@ -68,11 +68,22 @@ def is_loopback(host: str) -> bool:
 
 
 class BearerAuth:
-    """ASGI: every request but those to open paths shows the token. An empty token lets everybody in (loopback only)."""
+    """ASGI: every request but those to open paths shows the token. An empty token lets everybody in (loopback only).
 
-    def __init__(self, app: ASGIApp, *, token: Callable[[], str], open_paths: frozenset[str] = OPEN_PATHS) -> None:
+    `also` is a second token that is accepted beside the first; an empty one is not.
+    """
+
+    def __init__(
+        self,
+        app: ASGIApp,
+        *,
+        token: Callable[[], str],
+        also: Callable[[], str] = str,
+        open_paths: frozenset[str] = OPEN_PATHS,
+    ) -> None:
         self._app = app
         self._token = token
+        self._also = also
         self._open = open_paths
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -85,7 +96,10 @@ class BearerAuth:
     def _known(self, scope: Scope) -> bool:
         token = self._token()
         scheme, _, shown = Headers(scope=scope).get("authorization", "").partition(" ")
-        return not token or (scheme.lower() == "bearer" and same(shown.strip(), token))
+        if not token:
+            return True
+        known = [other for other in (token, self._also()) if other]
+        return scheme.lower() == "bearer" and any([same(shown.strip(), other) for other in known])
 
 
 def same(shown: str, token: str) -> bool:

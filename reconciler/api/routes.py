@@ -15,7 +15,7 @@ from pydantic.alias_generators import to_camel
 
 from agent.clock import Clock
 from agent.errors import Missing, Refused, Waiting
-from reconciler.api import answers
+from reconciler import answers
 from reconciler.board import Board
 from reconciler.execution.approvals import approve
 from reconciler.loop import Loop

@@ -9,9 +9,7 @@ from pathlib import Path
 from typing import Annotated
 
 from cyclopts import Parameter
-from pydantic import ValidationError
 
-from agent.errors import Invalid
 from reconciler.cli.main import app
 from reconciler.cli.out import say
 
@@ -93,17 +91,12 @@ def controller(
         YAML file with these settings; TDIE_CONTROLLER_* in the environment and flags go over it.
     """
     flags = {name_: value for name_, value in locals().items() if name_ != "config"}
-    from agent.logs import set_up_logs
+    from agent import logs
     from reconciler.app import run_controller
-    from reconciler.settings import ControllerSettings
+    from reconciler.settings import read_settings
 
-    try:
-        settings = ControllerSettings.load(config, **flags)
-    except ValidationError as error:
-        first = error.errors()[0]
-        field = "-".join(str(part) for part in first["loc"]).replace("_", "-")
-        raise Invalid(f"--{field}: {first['msg']}", code="SETTINGS", where=str(config or "")) from error
-    set_up_logs(settings.log_format, settings.log_level)
+    settings = read_settings(config, flags)
+    logs.set_up(settings.log_level, settings.log_format)
     os.umask(0o077)
     asyncio.run(run_controller(settings))
     return 0

@@ -49,7 +49,9 @@ def validate(
         How to print it; `github` annotates the lines of a pull request.
     """
     desired, problems = _read(folder, rev)
-    form = {"text": render_problems.as_text, "json": render_problems.as_json, "github": render_problems.as_github}[output]
+    form = {"text": render_problems.as_text, "json": render_problems.as_json, "github": render_problems.as_github}[
+        output
+    ]
     if text := form(problems).rstrip("\n"):
         say(text)
     if desired is not None and output == "text":
@@ -158,7 +160,9 @@ def diff(revisions: str, *, folder: Folder = Path("."), output: Output = "text")
     """
     first, dots, second = revisions.partition("..")
     if not dots:
-        raise Invalid(f"'{revisions}' is not of the form REV..REV", code="REVISIONS", hint="e.g. tdie diff main~1..main")
+        raise Invalid(
+            f"'{revisions}' is not of the form REV..REV", code="REVISIONS", hint="e.g. tdie diff main~1..main"
+        )
     from reconciler.planning.differences import differences
 
     before, after = _desired(folder, first or None), _desired(folder, second or None)

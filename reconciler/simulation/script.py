@@ -21,7 +21,7 @@ from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass, replace
 
 from agent.wire import PackageRef, ReplicaSpec
-from reconciler.api import answers
+from reconciler import answers
 from reconciler.model.desired import (
     ClusterSpec,
     Dependency,

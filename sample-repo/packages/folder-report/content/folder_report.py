@@ -19,7 +19,7 @@ class FolderReport(Component):
     async def start(self) -> None:
         if not self._folder.is_dir():
             raise FileNotFoundError(f"no folder {self._folder}")
-        self.spawn(periodic(self._every, self._report), name="report")
+        self.spawn(periodic(self._report, self._every), name="report")
 
     async def _report(self) -> None:
         count, size = await asyncio.to_thread(_measure, self._folder)
