@@ -53,7 +53,10 @@ def shown(value: Any) -> str:
         return "a mapping"
     if isinstance(value, list):
         return "a list"
-    text = f"'{value}'" if isinstance(value, str) else f"the number {value}"
+    if isinstance(value, str):
+        text = f"'{value}'" if value.isprintable() else ascii(value)
+    else:
+        text = f"the number {value}"
     return text if len(text) <= 80 else f"{text[:77]}…"
 
 

@@ -198,6 +198,7 @@ class Resolver:
         for path, found in inside:
             text = "a Package document cannot lie in the folder it packs; move it out"
             findings.at(path, found, ("spec", "source", "path"), "PKG_INSIDE", text)
+            whole.broken.add(("Package", found.document.metadata.name))
         for path in catalog.paths():
             if catalog.is_ignored(path) or (folders and is_content(path, folders)):
                 continue

@@ -61,6 +61,7 @@ class GitSource:
         self._accepted = ""  # a tip that a person accepted although history was rewritten
         self._judged = ""  # the tip that `_last` speaks of, once nothing more is to be learned from it
         self._retry = 0.0
+        self._closed = False
         self._folder: Path | None = None  # of a repository on this machine
         self._seen: watch.Signature = ()
 
@@ -192,6 +193,9 @@ class GitSource:
     async def close(self) -> None:
         """Files are closed and the worker thread ends, at the latest after the timeouts of a fetch under way."""
         async with self._busy:
+            if self._closed:
+                return
+            self._closed = True
             await self._run(self._mirror.close)
             self._worker.shutdown(wait=False)
 

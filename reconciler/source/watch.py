@@ -69,7 +69,6 @@ async def _watch(folder: Path, ref: str, before: Signature, paths: Iterable[Path
         rust_timeout=_LOOK,
         yield_on_timeout=True,
         recursive=recursive,
-        raise_interrupt=False,
     )
     try:
         async with aclosing(batches):
