@@ -8,11 +8,15 @@ import socket
 import subprocess
 import sys
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 
 from agent.errors import Invalid, Refused
+from agent.keeper import linux
+from agent.keeper.ensure import ensure_keeper
 
 Rig = Any
 
@@ -185,3 +189,55 @@ async def test_a_second_keeper_is_refused(rig: Rig) -> None:
     second = await asyncio.to_thread(subprocess.run, command, capture_output=True, timeout=20)
     assert second.returncode == 75
     assert await rig.answers()
+
+
+async def test_the_api_answers_and_a_stop_by_hand_is_told(rig: Rig, is_alive: Any) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    row = await rig.started(rig.order("a.0", port=port))
+    base = f"http://127.0.0.1:{port}"
+    async with httpx.AsyncClient(base_url=base, timeout=20) as client:
+        assert (await client.get("/readyz")).status_code == 200
+        told = (await client.get("/api/componentHost/configuration")).json()
+        assert (told["pid"], told["replica"]) == (row.pid, "a.0")
+        await client.put("/api/componentHost/services/stop")
+        stopped = await rig.row("a.0", lambda found: found.state == "Stopped")
+        assert stopped.pid == row.pid
+        await client.put("/api/componentHost/services/start")
+        await rig.row("a.0", lambda found: found.healthy)
+        await client.put("/api/componentHost/services/stop")
+        await rig.row("a.0", lambda found: found.state == "Stopped")
+        await rig.client.start(rig.order("a.0", port=port))  # what a healing agent does
+        again = await rig.row("a.0", lambda found: found.healthy and found.pid != row.pid)
+        await client.post("/api/componentHost/shutdown")
+    over = await rig.row("a.0", lambda found: found.state == "Stopped" and found.pid is None)
+    assert over.restarts == again.restarts == 0
+
+
+async def test_processes_carry_their_names(rig: Rig) -> None:
+    row = await rig.started(rig.order("a.0"))
+    env = linux.environ(row.pid)
+    assert (env["TDIE_REPLICA"], env["TDIE_SPEC"], env["TDIE_NODE"]) == ("a.0", "spec-1", "n")
+    assert Path(f"/proc/{row.pid}/comm").read_text().strip() == "tdie:a.0"
+
+
+async def test_agents_that_start_at_once_share_one_keeper(tmp_path: Path) -> None:
+    clients = await asyncio.gather(*(ensure_keeper(tmp_path / "data") for _ in range(3)))
+    try:
+        pids = {(await client.about())["pid"] for client in clients}
+        assert len(pids) == 1
+        assert (tmp_path / "data" / "keeper.sock").stat().st_mode & 0o777 == 0o600
+    finally:
+        assert await clients[0].shutdown() == ()
+        for client in clients:
+            await client.aclose()
+
+
+async def test_a_shutdown_leaves_nothing(rig: Rig, is_alive: Any) -> None:
+    rows = [await rig.started(rig.order(f"a.{n}")) for n in range(3)] + [
+        await rig.started(rig.program("b.0", "sleep", "600"))
+    ]
+    zygote = (await rig.client.about())["zygote"]["pid"]
+    assert await rig.client.shutdown() == ()
+    await rig.until(lambda: not any(is_alive(pid) for pid in [zygote, *(row.pid for row in rows)]))
+    assert not rig.socket.exists()

@@ -21,6 +21,7 @@ OLD_ENOUGH = 2.0  # a file untouched for so long is complete at the first look
 LOOK_AGAIN = 30.0  # a whole look at the folder, should the kernel have lost an event
 PUBLISH_AGAIN = 1.0
 FOLDER_BACK_WITHIN = 30.0
+WORKED = 5.0  # a watch that lasted so long was good; the next error is a new one
 
 
 @dataclass(frozen=True)
@@ -47,6 +48,7 @@ class FileWatcher(Component):
     async def start(self) -> None:
         if not await asyncio.to_thread(self._folder.is_dir):
             raise Missing(f"the folder {self._folder} is not there", code="FOLDER_MISSING")
+        await self._look(None, "existing")  # what appears from here on is new
         self.spawn(self._watch(), name="watch")
 
     async def stop(self) -> None:
@@ -55,19 +57,21 @@ class FileWatcher(Component):
     async def _watch(self) -> None:
         """Follow the folder for ever; an error of the watcher costs a whole look, the folder's absence some patience."""
         loop = asyncio.get_running_loop()
-        event, last_good = "existing", loop.time()
+        broken_since: float | None = None
         while not self._stop.is_set():
+            began = loop.time()
             try:
-                event, last_good = await self._follow(event), loop.time()
+                await self._follow()
             except (OSError, RuntimeError) as error:  # RuntimeError: the watcher's own errors
-                if loop.time() - last_good > FOLDER_BACK_WITHIN:
+                now = loop.time()
+                if broken_since is None or now - began > WORKED:
+                    broken_since = now
+                if now - broken_since > FOLDER_BACK_WITHIN:
                     raise
                 self._log.warning("watching %s broke off, trying again: %s", self._folder, error)
-                last_good = last_good if not self._folder.is_dir() else loop.time()
-                event = "created"
                 await asyncio.sleep(1.0)
 
-    async def _follow(self, event: str) -> str:
+    async def _follow(self) -> None:
         changes = awatch(
             self._folder,
             watch_filter=None,
@@ -84,12 +88,12 @@ class FileWatcher(Component):
         )  # the watch is armed before the first whole look
         try:
             await asyncio.sleep(0.05)
-            await self._look(None, event)
+            await self._look(None, "created")
             while True:
                 try:
                     batch = await looked
                 except StopAsyncIteration:
-                    return "created"
+                    return
                 await self._look({Path(path).name for _, path in batch} if batch else None, "created")
                 looked = asyncio.create_task(anext(changes), name="next-look")
         finally:
