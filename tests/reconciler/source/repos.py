@@ -75,9 +75,7 @@ class Repo:
                 file.parent.mkdir(parents=True, exist_ok=True)
                 file.write_text(text)
 
-    def commit(
-        self, files: dict[str, str | None] | dict[str, str], message: str = "change", *, push: bool = True
-    ) -> str:
+    def commit(self, files: Mapping[str, str | None], message: str = "change", *, push: bool = True) -> str:
         """The id of a new commit, pushed."""
         self.write(files)
         git("add", "-A", cwd=self.work)
