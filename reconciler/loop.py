@@ -117,12 +117,13 @@ class Loop:
         )
         self._settled, self._record_stale = Settled(None), True
         self.board.leads(term)
+        sourced = await self._edges.source.look()  # before `changed`, which then knows what to compare with
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(
                 self.fleet.follow(term.epoch, term.session, fresh_consul=term.fresh_consul), name="follow the fleet"
             )
             tasks.create_task(self._watch_source(), name="watch Git")
-            tasks.create_task(self._cycles(publisher, term), name="cycles")
+            tasks.create_task(self._cycles(sourced, publisher, term), name="cycles")
             tasks.create_task(_until_over(term), name="until the term is over")
 
     async def _watch_source(self) -> None:
@@ -131,8 +132,7 @@ class Loop:
             self._source_stale = True
             self._wakeups.wake("git")
 
-    async def _cycles(self, publisher: Publisher, term: Term) -> None:
-        sourced = await self._edges.source.look()
+    async def _cycles(self, sourced: Sourced, publisher: Publisher, term: Term) -> None:
         while True:
             self._source_stale = False
             try:
