@@ -35,7 +35,7 @@ class NodeFiles:
 
 def node_app(agent: Agent, files: NodeFiles, token: Callable[[], str]) -> FastAPI:
     """The application; `token` is asked for each request, an empty one lets everybody in."""
-    app = FastAPI(title="tdie node API", version=agent.settings.version, docs_url=None, redoc_url=None)
+    app = FastAPI(title="tdie node API", version=agent.settings.version or "0", docs_url=None, redoc_url=None)
     problems.install(app)
     app.include_router(_commands(agent))
     app.include_router(_views(agent, files))

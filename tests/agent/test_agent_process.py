@@ -1,0 +1,203 @@
+"""The real program: killed with -9 and started again, its hosts keep their process ids and count no restart."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import AsyncIterator, Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import httpx
+import pytest
+
+from agent.client import NodeClient
+from agent.errors import TdieError, Waiting
+from agent.keeper.client import KeeperClient
+from agent.packages.digest import content_digest as package_digest
+from agent.packages.pack import pack
+from agent.wire import (
+    Assignment,
+    Claim,
+    PackageOrder,
+    PackageRef,
+    ReplicaOrder,
+    ReplicaSpec,
+    Report,
+    content_digest,
+)
+
+MANIFEST = {"name": "sleeper", "version": "1.0.0", "runtime": "exec", "command": ["sleep", "{settings.seconds}"]}
+CONTENT = {"manifest.json": (json.dumps(MANIFEST).encode(), False)}
+PACKAGE = PackageRef(name="sleeper", version="1.0.0", digest=package_digest(CONTENT))
+
+
+@dataclass
+class Program:
+    """One agent program in a folder of its own."""
+
+    data: Path
+    consul: str
+    port: int
+    processes: list[subprocess.Popen[bytes]] = field(default_factory=list)
+
+    @property
+    def api(self) -> str:
+        return f"http://127.0.0.1:{self.port}"
+
+    def start(self, *flags: str) -> subprocess.Popen[bytes]:
+        command = [
+            sys.executable,
+            "-m",
+            "agent",
+            "--data",
+            str(self.data),
+            "--node",
+            f"n{self.port}",
+            "--consul",
+            self.consul,
+        ]
+        with (self.data.parent / "agent.log").open("ab") as log:
+            process = subprocess.Popen([*command, "--port", str(self.port), *flags], stdout=log, stderr=log)
+        self.processes.append(process)
+        return process
+
+
+@pytest.fixture
+def program(tmp_path: Path, consul_server: object, free_port: Callable[[], int]) -> Iterator[Program]:
+    made = Program(tmp_path / "data", getattr(consul_server, "http"), free_port())  # noqa: B009
+    yield made
+    for process in made.processes:
+        if process.poll() is None:
+            process.kill()
+        process.wait()
+    asyncio.run(_end_keeper(made.data))
+
+
+async def _end_keeper(data: Path) -> None:
+    async with KeeperClient(data / "keeper.sock") as keeper:
+        with contextlib.suppress(Waiting):  # it never began, or has ended already
+            await keeper.shutdown()
+
+
+@pytest.fixture
+async def client() -> AsyncIterator[NodeClient]:
+    made = NodeClient()
+    yield made
+    await made.close()
+
+
+@pytest.fixture
+async def source() -> AsyncIterator[str]:
+    body = pack(CONTENT)
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(f"HTTP/1.1 200 OK\r\nContent-Length: {len(body)}\r\nConnection: close\r\n\r\n".encode() + body)
+        await writer.drain()
+        writer.close()
+
+    async with await asyncio.start_server(serve, "127.0.0.1", 0) as server:
+        yield f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/sleeper"
+
+
+def assignment(program: Program, source: str, count: int) -> Assignment:
+    spec = ReplicaSpec(package=PACKAGE, settings={"seconds": 600})
+    orders = tuple(
+        ReplicaOrder(replica=f"sleeper.{n}", instance="sleeper", spec=spec, spec_hash=spec.hash()) for n in range(count)
+    )
+    packages = (PackageOrder(package=PACKAGE, sources=(source,)),)
+    return Assignment(
+        cluster="default", node=f"n{program.port}", epoch=1, generation=1, packages=packages, replicas=orders,
+        digest=content_digest(packages, orders),
+    )  # fmt: skip
+
+
+async def report_when(client: NodeClient, api: str, true: Callable[[Report], bool]) -> Report:
+    async with asyncio.timeout(40):
+        while True:
+            try:
+                report = await client.report(api, 0, 0.0, "")
+                if true(report):
+                    return report
+            except TdieError:
+                pass  # it is still starting
+            await asyncio.sleep(0.03)
+
+
+def alive(pid: int | None) -> bool:
+    return pid is not None and Path(f"/proc/{pid}").exists()
+
+
+def all_well(count: int) -> Callable[[Report], bool]:
+    return lambda report: report.settled and sum(row.healthy for row in report.replicas) == count
+
+
+def processes(report: Report) -> dict[str, tuple[int | None, int]]:
+    return {row.replica: (row.pid, row.restarts) for row in report.replicas}
+
+
+async def test_killed_agents_find_their_hosts_as_they_were(program: Program, client: NodeClient, source: str) -> None:
+    first = program.start()
+    await report_when(client, program.api, lambda report: True)
+    await client.claim(program.api, Claim(epoch=1))
+    await client.assign(program.api, assignment(program, source, 4))
+    before = await report_when(client, program.api, all_well(4))
+    assert all(pid and restarts == 0 for pid, restarts in processes(before).values())
+
+    first.send_signal(signal.SIGKILL)
+    first.wait()
+    assert all(alive(pid) for pid, _ in processes(before).values())
+    second = program.start()
+    again = await report_when(client, program.api, all_well(4))
+    assert processes(again) == processes(before)
+    assert (again.accepted, again.epoch) == (before.accepted, 1)
+    assert again.agent != before.agent
+
+    victim = again.replicas[0]
+    await client.kill(program.api, "sleeper", victim.replica)  # stopped by hand: healed
+    healed = await report_when(client, program.api, lambda r: all_well(4)(r) and r.replicas[0].pid != victim.pid)
+    assert {row.pid for row in healed.replicas[1:]} == {row.pid for row in again.replicas[1:]}
+
+    async with httpx.AsyncClient(trust_env=False) as consul:
+        checks = (await consul.get(f"http://{program.consul}/v1/health/service/sleeper")).json()
+    assert sum(all(c["Status"] == "passing" for c in entry["Checks"]) for entry in checks) >= 4
+
+    second.send_signal(signal.SIGTERM)  # the agent only
+    assert second.wait(20) == 0
+    assert all(alive(row.pid) for row in healed.replicas)
+    assert "its hosts keep running" in (program.data.parent / "agent.log").read_text()
+
+    third = program.start("--stop-hosts")
+    await report_when(client, program.api, all_well(4))
+    third.send_signal(signal.SIGTERM)
+    assert third.wait(30) == 0
+    assert not any(alive(row.pid) for row in healed.replicas)
+
+
+def test_wrong_options_and_settings_are_one_line_and_never_a_traceback(tmp_path: Path) -> None:
+    def run(*flags: str) -> tuple[int, str]:
+        environ = {**os.environ, "TDIE_AGENT_DATA": str(tmp_path / "data")}
+        done = subprocess.run([sys.executable, "-m", "agent", *flags], capture_output=True, text=True, env=environ)
+        assert "Traceback" not in done.stderr
+        return done.returncode, done.stderr
+
+    status, text = run("--no-such-thing")
+    assert status == 64
+    assert "usage: tdie-agent" in text
+    assert run("--port", "many")[0] == 64
+    assert run("--label", "nonsense")[0] == 64
+    status, text = run("--bind", "0.0.0.0")
+    assert status == 1
+    assert "OPEN_BIND" in text
+    (tmp_path / "agent.yaml").write_text("nodes: a\nport: x\n")
+    status, text = run("--config", str(tmp_path / "agent.yaml"))
+    assert status == 1
+    assert "port: Input should be a valid integer" in text
+    assert "nodes: Extra inputs are not permitted" in text
+    assert run("--config", str(tmp_path / "none.yaml"))[0] == 1

@@ -1,0 +1,209 @@
+"""The node API over HTTP, and its client: every error is a problem with a code, tokens and limits hold."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import socket
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import httpx
+import pytest
+import uvicorn
+
+from agent.api.auth import TokenFile, check_bind
+from agent.api.node_api import NodeFiles, node_app
+from agent.client import NodeClient
+from agent.clock import SystemClock
+from agent.consul.embedded.memory import MemoryConsul
+from agent.consul.embedded.store import Store
+from agent.edges import Edges, NodeSettings
+from agent.errors import Denied, Invalid, Missing, Waiting
+from agent.ledger import MemoryLedger
+from agent.node import Agent
+from agent.refusals import StaleLeader
+from agent.wire import Assignment, Claim, PackageOrder, PackageRef, ReplicaOrder, ReplicaSpec, content_digest
+from reconciler.simulation.hosts import Machine, SimInstaller, SimKeeper, SimPorts, SimProber
+
+TOKEN = "a-token-only-for-this-test"
+
+
+def missing(digest: str) -> bytes:
+    raise Missing(f"package {digest} is not installed here", code="PACKAGE_MISSING")
+
+
+class Running:
+    """An agent with simulated hosts behind a real HTTP server."""
+
+    def __init__(self, folder: Path) -> None:
+        clock = SystemClock()
+        edges = Edges(
+            clock=clock, consul=MemoryConsul(Store(now=clock.now)), keeper=SimKeeper(Machine("a", clock)),
+            ledger=MemoryLedger(), installer=SimInstaller(Machine("a", clock), set()), ports=SimPorts(),
+            prober=SimProber(), uniform=lambda low, high: low, agent="x", boot_id="b",
+        )  # fmt: skip
+        self.agent = Agent(NodeSettings(cluster="c", node="a", api="http://a:1", logs=str(folder)), edges)
+        app = node_app(self.agent, NodeFiles(folder, missing), lambda: TOKEN)
+        self.server = uvicorn.Server(uvicorn.Config(app, lifespan="off", log_config=None, timeout_graceful_shutdown=1))
+        self.server.capture_signals = contextlib.nullcontext  # type: ignore[method-assign, assignment]
+        self.socket = socket.create_server(("127.0.0.1", 0))
+        self.url = f"http://127.0.0.1:{self.socket.getsockname()[1]}"
+
+
+@pytest.fixture
+async def running(tmp_path: Path) -> AsyncIterator[Running]:
+    made = Running(tmp_path)
+    tasks = [
+        asyncio.create_task(made.agent.run(), name="agent"),
+        asyncio.create_task(made.server.serve(sockets=[made.socket]), name="server"),
+    ]
+    while not (made.server.started and made.agent.ready):
+        await asyncio.sleep(0.01)
+    yield made
+    made.server.should_exit = True
+    tasks[0].cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
+
+
+@pytest.fixture
+async def client() -> AsyncIterator[NodeClient]:
+    made = NodeClient(token=lambda: TOKEN)
+    yield made
+    await made.close()
+
+
+@pytest.fixture
+async def raw(running: Running) -> AsyncIterator[httpx.AsyncClient]:
+    headers = {"Authorization": f"Bearer {TOKEN}"}
+    async with httpx.AsyncClient(base_url=running.url, headers=headers, trust_env=False) as made:
+        yield made
+
+
+def assignment(replicas: int, generation: int = 1) -> Assignment:
+    package = PackageRef(name="web", version="1.0.0", digest="d")
+    spec = ReplicaSpec(package=package)
+    orders = tuple(
+        ReplicaOrder(replica=f"web.{n}", instance="web", spec=spec, spec_hash=spec.hash()) for n in range(replicas)
+    )
+    packages = (PackageOrder(package=package),)
+    return Assignment(
+        cluster="c", node="a", epoch=2, generation=generation, packages=packages, replicas=orders,
+        digest=content_digest(packages, orders),
+    )  # fmt: skip
+
+
+async def test_the_whole_conversation(running: Running, client: NodeClient, tmp_path: Path) -> None:
+    claimed = await client.claim(running.url, Claim(epoch=2))
+    assert claimed.assignment is None
+    accepted = await client.assign(running.url, assignment(3))
+    report = claimed.report
+    while not (report.settled and report.accepted == accepted):
+        report = await client.report(running.url, report.index, 5.0, report.agent)
+    with pytest.raises(StaleLeader) as caught:
+        await client.claim(running.url, Claim(epoch=1))
+    assert caught.value.epoch == 2
+    (tmp_path / "web.0.log").write_text("one\ntwo\nthree\n")
+    assert await client.logs(running.url, "web.0", 2) == "two\nthree\n"
+    assert await client.logs(running.url, "web.1", 2) == ""
+    await client.kill(running.url, "web", "web.0")
+    seen: list[str] = []
+    while "Stopping" not in seen or seen[-1] != "Started":
+        report = await client.report(running.url, report.index, 5.0, report.agent)
+        seen += [row.state.value for row in report.replicas]
+    with pytest.raises(Missing):
+        await client.kill(running.url, "other", "web.0")
+
+
+async def test_who_may_not(running: Running) -> None:
+    stranger = NodeClient(token=lambda: "wrong")
+    with pytest.raises(Denied, match="UNAUTHORIZED"):
+        await stranger.claim(running.url, Claim(epoch=9))
+    with pytest.raises(Waiting):
+        await stranger.claim("http://127.0.0.1:9", Claim(epoch=9))
+    with pytest.raises(Waiting):
+        await stranger.claim("http://nonsense host", Claim(epoch=9))
+    await stranger.close()
+    assert running.agent.book.whole().epoch == 0
+    async with httpx.AsyncClient(base_url=running.url, trust_env=False) as anybody:
+        assert (await anybody.get("/livez")).status_code == 200
+        assert (await anybody.get("/readyz")).status_code == 200
+        for path in ("/metrics", "/openapi.json", "/api/node/report", "/api/node/stats", "/nothing"):
+            answer = await anybody.get(path)
+            assert (answer.status_code, answer.json()["code"]) == (401, "UNAUTHORIZED")
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "body", "status", "code"),
+    [
+        ("GET", "/nothing", None, 404, "NOT_FOUND"),
+        ("POST", "/api/node/leader", "{}", 405, "METHOD_NOT_ALLOWED"),
+        ("PUT", "/api/node/leader", "{", 422, "INVALID"),
+        ("PUT", "/api/node/leader", '{"epoch": "x"}', 422, "INVALID"),
+        ("PUT", "/api/node/leader", '{"epoch": 1, "new": 2}', 422, "VERSION_SKEW"),
+        ("PUT", "/api/node/assignment", '{"wire": 2}', 422, "VERSION_SKEW"),
+        ("GET", "/api/node/report?index=-1", None, 422, "INVALID"),
+        ("GET", "/api/node/report?wait=soon", None, 422, "INVALID"),
+        ("GET", "/api/node/processes/nobody/logs", None, 404, "NOT_FOUND"),
+        ("PUT", "/api/node/processes/web/99999/kill", None, 404, "NOT_FOUND"),
+        ("GET", "/api/node/packages/" + "0" * 64, None, 404, "PACKAGE_MISSING"),
+        ("GET", "/api/node/packages/..%2f..%2fetc", None, 404, "NOT_FOUND"),
+    ],
+)
+async def test_problems(
+    method: str, path: str, body: str | None, status: int, code: str, raw: httpx.AsyncClient
+) -> None:
+    answer = await raw.request(method, path, content=body, headers={"Content-Type": "application/json"})
+    assert (answer.status_code, answer.json()["code"]) == (status, code)
+    assert answer.headers["content-type"] == "application/problem+json"
+
+
+@pytest.mark.parametrize("declared", [True, False])
+async def test_large_bodies_are_refused_while_they_are_read(declared: bool, running: Running) -> None:
+    reader, writer = await asyncio.open_connection("127.0.0.1", running.socket.getsockname()[1])
+    length = f"Content-Length: {1 << 40}" if declared else "Transfer-Encoding: chunked"
+    head = f"PUT /api/node/assignment HTTP/1.1\r\nHost: a\r\nAuthorization: Bearer {TOKEN}\r\n{length}\r\n\r\n"
+    writer.write(head.encode())
+    block = b"100000\r\n" + b" " * (1 << 20) + b"\r\n"
+    for _ in range(0 if declared else 65):
+        writer.write(block)
+        await writer.drain()
+    answer = await reader.readuntil(b"}")
+    assert answer.startswith(b"HTTP/1.1 413")
+    assert b"BODY_TOO_LARGE" in answer
+    writer.close()
+
+
+async def test_views(raw: httpx.AsyncClient, running: Running) -> None:
+    await running.agent.claim(Claim(epoch=2))
+    await running.agent.assign(assignment(2))
+    while not running.agent.book.whole().settled:
+        await asyncio.sleep(0.01)
+    stats = (await raw.get("/api/node/stats")).json()
+    assert stats["memory"]["total"] > stats["memory"]["available"] > 0
+    assert [row["replica"] for row in (await raw.get("/api/node/processes")).json()] == ["web.0", "web.1"]
+    assert 'tdie_agent_replicas{state="Started"} 2.0' in (await raw.get("/metrics")).text
+    paths = json.loads((await raw.get("/openapi.json")).text)["paths"]
+    assert {"/api/node/leader", "/api/node/assignment", "/api/node/report"} <= paths.keys()
+
+
+def test_nothing_is_open_to_the_network_without_a_token(tmp_path: Path) -> None:
+    for address in ("127.0.0.1", "localhost", "::1"):
+        check_bind(address, has_token=False)
+    check_bind("0.0.0.0", has_token=True)
+    for address in ("0.0.0.0", "::", "10.0.0.1", "machine"):
+        with pytest.raises(Invalid, match="OPEN_BIND"):
+            check_bind(address, has_token=False)
+    file = tmp_path / "token"
+    file.write_text("one\n")
+    file.chmod(0o644)
+    with pytest.raises(Invalid, match="can be read by others"):
+        TokenFile(file)
+    file.chmod(0o600)
+    token = TokenFile(file)
+    assert token() == "one"
+    file.write_text("other-one\n")
+    assert token() == "other-one"
+    file.unlink()
+    assert token() == "other-one"
