@@ -57,7 +57,6 @@ def _make_importable(root: Path, where: str) -> None:
             if str(folder) in sys.path:
                 sys.path.remove(str(folder))
             sys.path.insert(0, str(folder))
-    importlib.invalidate_caches()
 
 
 def _check_origin(module: object, root: Path, name: str, where: str) -> None:

@@ -218,7 +218,8 @@ async def test_processes_carry_their_names(rig: Rig) -> None:
     row = await rig.started(rig.order("a.0"))
     env = linux.environ(row.pid)
     assert (env["TDIE_REPLICA"], env["TDIE_SPEC"], env["TDIE_NODE"]) == ("a.0", "spec-1", "n")
-    assert Path(f"/proc/{row.pid}/comm").read_text().strip() == "tdie:a.0"
+    comm = await asyncio.to_thread(Path(f"/proc/{row.pid}/comm").read_text)
+    assert comm.strip() == "tdie:a.0"
 
 
 async def test_agents_that_start_at_once_share_one_keeper(tmp_path: Path) -> None:
