@@ -54,7 +54,7 @@ class Leadership:
         self._clock = clock
         self._ttl = ttl
         self._seen_epoch = 0  # the highest we have heard of, also over a wiped Consul
-        self._sentence = "standing by"
+        self._sentence = "stands by"
         self._check = keys.controller_check_id(cluster, name)
 
     # ------------------------------------------------------------------------------------------- catalog entry
@@ -69,16 +69,24 @@ class Leadership:
                 port=_port(self._api),
                 tags=(f"cluster={self.cluster}",),
                 meta={keys.CLUSTER_META: self.cluster, keys.API_META: self._api},
-                checks=(Check(id=self._check, name="leads or stands by", ttl=self._ttl, deregister_after=600.0),),
+                checks=(
+                    Check(
+                        id=self._check,
+                        name="leads or stands by",
+                        ttl=self._ttl,
+                        status="passing",
+                        notes=self._sentence,  # Consul withholds a new output while the status is unchanged
+                        deregister_after=600.0,
+                    ),
+                ),
             )
         )
         await self._consul.check_update(self._check, "passing", self._sentence)
 
-    async def say(self, sentence: str) -> None:
+    async def _say(self, sentence: str) -> None:
         """The sentence an operator reads in Consul's UI."""
         self._sentence = sentence
-        with suppress(TdieError):  # the next beat says it again
-            await self._consul.check_update(self._check, "passing", sentence)
+        await self.register()
 
     async def withdraw(self) -> None:
         """The controller is no longer in the catalog."""
@@ -128,8 +136,8 @@ class Leadership:
             if await self._consul.acquire(key, self._leader_value(), session):
                 return
             index, entry = await self._wait_free(key, index)
-            if entry is not None and entry.session:
-                self._sentence = f"standing by; {_leader_name(entry)} leads"
+            if entry is not None and entry.session and _leader_name(entry) not in self._sentence:
+                await self._say(f"stands by; {_leader_name(entry)} leads")
 
     async def _wait_free(self, key: str, index: int) -> tuple[int, KeyValue | None]:
         index, entry = await self._consul.watch(key, index, 10.0)
@@ -140,7 +148,7 @@ class Leadership:
     async def _open(self, session: str) -> Term:
         started = self._clock.now()
         epoch, fresh = await self._new_epoch(session, self._seen_epoch)
-        self._sentence = f"leads since {self._clock.wall():%H:%M:%S} UTC with epoch {epoch}"
+        await self._say(f"leads since {self._clock.wall():%Y-%m-%d %H:%M:%S} UTC with epoch {epoch}")
         log.info("leading", epoch=epoch, controller=self.name)
         return Term(epoch, session, Monotonic(started + self._ttl), fresh)
 
@@ -207,7 +215,7 @@ class Leadership:
     def _end(self, term: Term, why: str) -> None:
         log.warning("leadership over", epoch=term.epoch, why=why)
         term.why = why
-        self._sentence = "standing by"
+        self._sentence = "stands by"
         term.ended.set()
 
     def _leader_value(self) -> bytes:

@@ -47,7 +47,7 @@ class NodeLocks:
         names = sorted(self.held.intersection(nodes))
         for start in range(0, len(names), BATCH):
             batch = names[start : start + BATCH]
-            ops = [TxnOp("unlock", keys.node_lock(self._cluster, n), b"", session=self._session) for n in batch]
+            ops = [TxnOp("unlock", keys.node_lock(self._cluster, n), b"free", session=self._session) for n in batch]
             await self._consul.txn(ops)
             self.held.difference_update(batch)
 
