@@ -239,3 +239,14 @@ def test_tricky_addresses_are_refused(address: str) -> None:
 def test_the_machine_itself_only_by_its_own_name() -> None:
     assert refused_address("127.0.0.1", "localhost") == ""
     assert refused_address("10.1.2.3", "packages.example.org") == ""
+
+
+def test_a_change_to_what_is_no_document_changes_nothing(tmp_path: Path) -> None:
+    resolver, root = Resolver(Shelf(tmp_path / "c")), tmp_path / "r"
+    lay(root, {**GOOD, ".tdieignore": "drafts/\n"})
+    first = resolver.resolve(lay(root, {"drafts/x.yaml": instance("x")}), Commit("1")).desired
+    second = resolver.resolve(lay(root, {"drafts/x.yaml": instance("x", "wave: 1")}), Commit("2")).desired
+    assert first is not None
+    assert second is not None
+    assert set(second.instances) == {"one"}
+    assert second.cluster is first.cluster
