@@ -20,6 +20,16 @@ from agent.keeper.protocol import HostOrder
 SAVE_AGAIN = 60.0
 
 
+def _same_process(before: HostOrder, after: HostOrder) -> bool:
+    """Whether a process that runs the first can run the second: same code, environment, port and limits."""
+    publishers = [order.publisher.digest if order.publisher else "" for order in (before, after)]
+    return (
+        before.component.digest == after.component.digest
+        and publishers[0] == publishers[1]
+        and (before.env, before.port, before.cpu, before.memory) == (after.env, after.port, after.cpu, after.memory)
+    )
+
+
 class Supervisor:
     """All hosts of one data folder. `changed` and `dropped` are told of rows."""
 
@@ -67,8 +77,7 @@ class Supervisor:
         """The replica runs this order, in the same process where that is possible."""
         host = self._known(order.replica)
         within = host.order.runtime == order.runtime == "python" and host.state == STARTED and not host.ending
-        same_code = host.order.component.digest == order.component.digest and host.order.env == order.env
-        if not (within and same_code and host.channel is not None and host.order.port == order.port):
+        if not (within and _same_process(host.order, order) and host.channel is not None):
             self.start(order)
             return
         host.take(order)

@@ -242,3 +242,17 @@ async def test_a_shutdown_leaves_nothing(rig: Rig, is_alive: Any) -> None:
     assert await rig.client.shutdown() == ()
     await rig.until(lambda: not any(is_alive(pid) for pid in [zygote, *(row.pid for row in rows)]))
     assert not rig.socket.exists()
+
+
+async def test_what_the_same_process_cannot_run_is_replaced(rig: Rig) -> None:
+    row = await rig.started(rig.order("a.0"))
+    await rig.client.reconfigure(rig.order("a.0", spec_hash="spec-2", env={"X": "1"}))
+    after = await rig.row("a.0", lambda found: found.healthy and found.spec_hash == "spec-2")
+    assert after.pid != row.pid
+
+
+async def test_stop_overtakes_start(rig: Rig) -> None:
+    await asyncio.gather(*(rig.client.start(rig.order(f"a.{n}")) for n in range(5)))
+    await asyncio.gather(*(rig.client.stop(f"a.{n}") for n in range(5)))
+    for n in range(5):
+        await rig.row(f"a.{n}", lambda found: found.state == "Stopped" and found.pid is None)
