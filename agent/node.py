@@ -55,6 +55,7 @@ class Agent:
         self._problems: dict[str, NodeProblem] = {}
         self._package_steps: dict[str, Step] = {}
         self._told_failures: frozenset[str] = frozenset()
+        self._packages_stale = True  # while replicas are busy, packages are only told anew when they changed
         self.book = ReportBook(
             cluster=settings.cluster,
             node=settings.node,
@@ -286,6 +287,7 @@ class Agent:
         """Packages came, went or are ordered: what is missing is fetched, and replicas that waited for one go on."""
         carrier = self._carrier
         carrier.installed = dict(self._edges.installer.installed())
+        self._packages_stale = True
         steps: list[Step] = [*fetches(self._local())]
         if not steps and self.table.known and self.assignment is not None:
             used = in_use(self.assignment, self.table.rows.values())
@@ -308,11 +310,12 @@ class Agent:
         moving = any(row.state in _MOVING for row in self.table.rows.values())
         self.book.say(
             settled=self.assignment is not None and self.table.known and self._applier.idle and not moving,
-            packages=self._packages(),
+            packages=self._packages() if self._applier.idle or self._package_steps or self._packages_stale else None,
             problems=sorted([*self._problems.values(), *said], key=lambda p: (p.code, p.detail)),
         )
 
     def _packages(self) -> tuple[PackageStatus, ...]:
+        self._packages_stale = False
         carrier = self._carrier
         used = in_use(self.assignment, self.table.rows.values())
         rows = [
