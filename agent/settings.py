@@ -6,7 +6,7 @@ import re
 import socket
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 import yaml
 from pydantic import Field, ValidationError, field_validator
@@ -19,7 +19,34 @@ DEFAULT_PORT = 5100
 _NAME = re.compile(r"[a-z0-9-]{1,63}")
 
 
-class AgentSettings(BaseSettings):
+class LayeredSettings(BaseSettings):
+    """Settings that come from flags, else from the environment, else from a YAML file."""
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Flags, then the environment, then the file (handed over among the flags under its own name)."""
+        flags = dict(init_settings())
+        file = flags.pop("from_file", {})
+        return InitSettingsSource(settings_cls, flags), env_settings, InitSettingsSource(settings_cls, file)
+
+    @classmethod
+    def layered(cls, file: Path | None, flags: Mapping[str, Any]) -> Self:
+        """The settings in force; Invalid (CONFIG) names every wrong one."""
+        try:
+            return cls.model_validate({**flags, "from_file": _read_file(file) if file else {}})
+        except ValidationError as error:
+            lines = [f"{'.'.join(str(p) for p in e['loc'])}: {e['msg']}" for e in error.errors()]
+            raise Invalid("; ".join(lines), code="CONFIG", where=str(file or "")) from error
+
+
+class AgentSettings(LayeredSettings):
     """Settings of one agent; seconds, paths."""
 
     model_config = SettingsConfigDict(env_prefix="TDIE_AGENT_", extra="forbid", frozen=True)
@@ -47,31 +74,13 @@ class AgentSettings(BaseSettings):
             raise ValueError(f"'{name}' is not a name: up to 63 of a-z, 0-9 and '-'")
         return name
 
-    @classmethod
-    def settings_customise_sources(
-        cls,
-        settings_cls: type[BaseSettings],
-        init_settings: PydanticBaseSettingsSource,
-        env_settings: PydanticBaseSettingsSource,
-        dotenv_settings: PydanticBaseSettingsSource,
-        file_secret_settings: PydanticBaseSettingsSource,
-    ) -> tuple[PydanticBaseSettingsSource, ...]:
-        """Flags, then the environment, then the file (handed over among the flags under its own name)."""
-        flags = dict(init_settings())
-        file = flags.pop("from_file", {})
-        return InitSettingsSource(settings_cls, flags), env_settings, InitSettingsSource(settings_cls, file)
-
 
 def read_settings(file: Path | None, flags: Mapping[str, Any]) -> AgentSettings:
-    """The settings in force; Invalid (CONFIG) names every wrong one."""
-    try:
-        return AgentSettings(**{**flags, "from_file": read_file(file) if file else {}})
-    except ValidationError as error:
-        lines = [f"{'.'.join(str(p) for p in e['loc'])}: {e['msg']}" for e in error.errors()]
-        raise Invalid("; ".join(lines), code="CONFIG", where=str(file or "")) from error
+    """The settings of an agent in force; Invalid (CONFIG) names every wrong one."""
+    return AgentSettings.layered(file, flags)
 
 
-def read_file(file: Path) -> dict[str, Any]:
+def _read_file(file: Path) -> dict[str, Any]:
     try:
         said = yaml.safe_load(file.read_text())
     except OSError as error:

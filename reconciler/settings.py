@@ -7,14 +7,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import Field, ValidationError
-from pydantic_settings import BaseSettings, InitSettingsSource, PydanticBaseSettingsSource, SettingsConfigDict
+from pydantic import Field
+from pydantic_settings import SettingsConfigDict
 
-from agent.errors import Invalid
-from agent.settings import read_file
+from agent.settings import LayeredSettings
 
 
-class ControllerSettings(BaseSettings):
+class ControllerSettings(LayeredSettings):
     """Settings of a controller. Everything has a default except where the repository is and how the cluster is called."""
 
     model_config = SettingsConfigDict(env_prefix="TDIE_CONTROLLER_", extra="forbid", frozen=True)
@@ -43,26 +42,7 @@ class ControllerSettings(BaseSettings):
     log_format: Literal["auto", "json", "text"] = "auto"
     log_level: Literal["debug", "info", "warning", "error"] = "info"
 
-    @classmethod
-    def settings_customise_sources(
-        cls,
-        settings_cls: type[BaseSettings],
-        init_settings: PydanticBaseSettingsSource,
-        env_settings: PydanticBaseSettingsSource,
-        dotenv_settings: PydanticBaseSettingsSource,
-        file_secret_settings: PydanticBaseSettingsSource,
-    ) -> tuple[PydanticBaseSettingsSource, ...]:
-        """Flags, then the environment, then the file (handed over among the flags under its own name)."""
-        flags = dict(init_settings())
-        file = flags.pop("from_file", {})
-        return InitSettingsSource(settings_cls, flags), env_settings, InitSettingsSource(settings_cls, file)
-
 
 def read_settings(file: Path | None, flags: Mapping[str, Any]) -> ControllerSettings:
-    """The settings in force; Invalid (CONFIG) names every wrong one."""
-    given = {name: value for name, value in flags.items() if value is not None}
-    try:
-        return ControllerSettings.model_validate({**given, "from_file": read_file(file) if file else {}})
-    except ValidationError as error:
-        lines = [f"{'.'.join(str(p) for p in e['loc'])}: {e['msg']}" for e in error.errors()]
-        raise Invalid("; ".join(lines), code="CONFIG", where=str(file or "")) from error
+    """The settings of a controller in force; Invalid (CONFIG) names every wrong one."""
+    return ControllerSettings.layered(file, {name: value for name, value in flags.items() if value is not None})

@@ -99,7 +99,8 @@ class BearerAuth:
         if not token:
             return True
         known = [other for other in (token, self._also()) if other]
-        return scheme.lower() == "bearer" and any([same(shown.strip(), other) for other in known])
+        equal = [same(shown.strip(), other) for other in known]  # all of them, so that the time tells nothing
+        return scheme.lower() == "bearer" and any(equal)
 
 
 def same(shown: str, token: str) -> bool:

@@ -27,8 +27,10 @@ def _headline(doc: dict[str, Any]) -> str:
     git = doc["git"]
     if not doc["leading"]:
         verdict = paint("NO LEADER", "red")
-    elif git["problems"] or git["trouble"]:
-        verdict = paint("GIT NOT IN FORCE", "red")
+    elif git["problems"]:
+        verdict = paint("COMMIT REJECTED", "red")
+    elif git["trouble"]:
+        verdict = paint("GIT TROUBLE", "red")
     elif doc["converged"]:
         verdict = paint("CONVERGED", "green")
     elif not git["commit"]:

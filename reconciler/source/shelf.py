@@ -104,6 +104,8 @@ class Shelf:
             got = f"{manifest.name}@{manifest.version}"
             raise Invalid(f"want={name}@{version} got={got}: document and manifest must agree", code="PKG_IDENTITY")
         check_layout(manifest, content)
+        if manifest.dependencies:
+            raise Invalid("packages with dependencies are not available in this version", code="NOT_AVAILABLE")
         try:
             rules = SettingsRules(manifest)
         except ValueError as error:
