@@ -200,7 +200,8 @@ def _listening(host: str, port: int) -> Iterator[socket.socket]:
     """A listening socket: on that port, or with 0 on 5100 or the next free one. Raises Waiting (PORT_IN_USE)."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     for candidate in (port,) if port else range(DEFAULT_PORT, DEFAULT_PORT + 500):
-        listener = socket.socket(family, socket.SOCK_STREAM)
+        # asyncio turns Nagle's algorithm off only for sockets that name their protocol: answers would wait 40 ms for an ACK.
+        listener = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             listener.bind((host, candidate))

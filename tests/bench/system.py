@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import Any
 
 import httpx
-from agent.client import http_client
 
+from agent.client import http_client
 from agent.consul.process import embedded_command, free_port, running
 from reconciler.children import Child, leftovers
 
