@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import inspect
+import logging
 import os
 import shutil
 import subprocess
@@ -15,6 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
+import structlog
 
 from agent.consul.process import dev_command, embedded_command, free_ports
 
@@ -27,6 +29,17 @@ def consul_binary() -> Path | None:
     """The real Consul to test with: TDIE_CONSUL, the one on PATH, or what .ci/consul fetched."""
     candidates = (os.environ.get("TDIE_CONSUL"), shutil.which("consul"), str(ROOT / ".cache/consul/usr/bin/consul"))
     return next((Path(each) for each in candidates if each and os.access(each, os.X_OK)), None)
+
+
+@pytest.fixture(autouse=True)
+def _logs_as_before() -> Iterator[None]:
+    """A test that sets logs up writes to its own captured stream, which is closed afterwards: nobody else may."""
+    root = logging.getLogger()
+    handlers, level = root.handlers[:], root.level
+    yield
+    structlog.reset_defaults()
+    root.handlers[:] = handlers
+    root.setLevel(level)
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
