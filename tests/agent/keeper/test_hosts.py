@@ -242,6 +242,9 @@ async def test_a_shutdown_leaves_nothing(rig: Rig, is_alive: Any) -> None:
     assert await rig.client.shutdown() == ()
     await rig.until(lambda: not any(is_alive(pid) for pid in [zygote, *(row.pid for row in rows)]))
     assert not rig.socket.exists()
+    process = rig.process
+    assert process is not None
+    await rig.until(lambda: process.poll() is not None)
 
 
 async def test_what_the_same_process_cannot_run_is_replaced(rig: Rig) -> None:
