@@ -37,6 +37,8 @@ def construct(found: type[Extension], services: Services) -> Extension:
 
 def _wanted(found: type[Extension]) -> Mapping[str, Any]:
     """The parameters to fill, with their annotations."""
+    if found.__init__ is object.__init__:
+        return {}  # reading the signature of a built-in costs more than all the rest of a start
     try:
         hints = typing.get_type_hints(found.__init__)
     except (NameError, TypeError) as error:
