@@ -44,7 +44,8 @@ def converged(board: Board) -> bool:
         return False
     if board.source.commit != board.desired.commit:
         return False
-    return all(row["healthy"] >= row["wanted"] for row in instances(board.desired, board.observed, board.plan))
+    rows = instances(board.desired, board.observed, board.plan)
+    return all(row["healthy"] >= row["wanted"] and row["current"] >= row["wanted"] for row in rows)
 
 
 def _git(board: Board, git: str, now: Monotonic) -> dict[str, Any]:
@@ -123,7 +124,7 @@ def _instance(
         "wanted": wanted(spec, desired),
         "running": len(alive),
         "current": len(current),
-        "healthy": sum(row.healthy for row in current),
+        "healthy": sum(row.healthy for row in alive),
         "restarts": sum(row.restarts for row in alive),
         "changes": changes,
         "holds": sorted({f"{hold.reason.value}: {hold.detail}" for hold in holds}),

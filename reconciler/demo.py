@@ -31,7 +31,7 @@ def main() -> int:
     folder: Path = given.folder.resolve()
     try:
         work = prepare(folder)
-        plan = local.Plan(repository=str(folder / "origin.git"), ref="main", data=folder / "data")
+        plan = local.Plan(repository=str(folder / "origin.git"), ref="main", data=folder / ".tdie")
         return check(plan, work) if given.check else show(plan, work)
     except TdieError as error:
         print(f"error: {error}", file=sys.stderr)  # noqa: T201
@@ -42,9 +42,9 @@ def main() -> int:
 
 def prepare(folder: Path) -> Path:
     """A fresh copy of the sample in a Git repository of its own with a bare origin; returns the work folder."""
-    if left := leftovers(folder / "data"):
+    if left := leftovers(folder / ".tdie"):
         raise TdieError(
-            "the last demo still runs: " + "; ".join(left), code="ALREADY_UP", hint="tdie down --data …/data"
+            "the last demo still runs: " + "; ".join(left), code="ALREADY_UP", hint="tdie down in that folder"
         )
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
