@@ -90,6 +90,7 @@ async def _run(agent: Agent, server: ApiServer, listening: socket.socket) -> Non
         await agent.run()
     finally:
         server.should_exit = True
+        agent.book.close()
         await asyncio.wait({serving}, timeout=SHUTDOWN + 1)
 
 

@@ -5,9 +5,11 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Iterable, Mapping
 
-from agent.wire import Accepted, Capacity, NodeProblem, PackageStatus, ReplicaStatus, Report
+from agent.wire import Accepted, Capacity, NodeProblem, PackageStatus, ReplicaState, ReplicaStatus, Report
 
 TOMBSTONES = 4096  # a reader that is further behind gets all rows
+_MOVING = (ReplicaState.PENDING, ReplicaState.STARTING, ReplicaState.STOPPING)
+_LONGEST_LINGER = 10  # times the usual one
 
 
 class ReportBook:
@@ -44,6 +46,7 @@ class ReportBook:
         self.rows: dict[str, ReplicaStatus] = {}
         self._removed: dict[str, int] = {}
         self._forgotten = 0  # deltas from before this index would miss removals
+        self._closed = False
         self._changed = asyncio.Event()
 
     @property
@@ -107,14 +110,25 @@ class ReportBook:
         """At once if the reader is behind or knows another agent; else when something changes, at the latest after `wait`."""
         if agent is not None and agent != self._head.agent:
             return self.whole()
-        if index == self.index:
+        if index == self.index and not self._closed:
             try:
                 async with asyncio.timeout(wait):
                     await self._changed.wait()
-                    await asyncio.sleep(self._linger)
             except TimeoutError:
-                pass  # nothing changed, and that is an answer
+                return self.since(index)  # nothing changed, and that is an answer
+        if index and not self._closed:
+            await asyncio.sleep(self._linger_now())
         return self.since(index)
+
+    def _linger_now(self) -> float:
+        """The more replicas are on their way, the more news follows at once: a reader needs them together, not one by one."""
+        moving = sum(row.state in _MOVING for row in self.rows.values())
+        return self._linger * min(_LONGEST_LINGER, 1 + moving / 8)
+
+    def close(self) -> None:
+        """Nobody waits any more: every reader is answered at once, so that a stop does not wait for long polls."""
+        self._closed = True
+        self._changed.set()
 
     def _news(self) -> int:
         self._head = self._head.model_copy(update={"index": self._head.index + 1})

@@ -117,9 +117,14 @@ def _belongs(process: psutil.Process, data: Path) -> bool:
         return text == folder or text.startswith(folder + "/")
 
     words = process.cmdline()
-    if any(inside(word) for word in words) and any(
-        word in ("agent", "agent.keeper", "reconciler", "agent.consul.embedded") for word in words
-    ):
+    if any(inside(word) for word in words) and _stays(words):
         return True
     marked = process.environ()
     return any(inside(value) for name, value in marked.items() if name.startswith("TDIE_"))
+
+
+def _stays(words: list[str]) -> bool:
+    """Whether this is a program of ours that goes on by itself; `tdie down` that waits for us is none."""
+    if "reconciler" in words:
+        return "up" in words or "controller" in words
+    return any(word in ("agent", "agent.keeper", "agent.consul.embedded") for word in words)
