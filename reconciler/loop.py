@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 import structlog
 
 from agent.clock import Monotonic
-from agent.errors import TdieError, Waiting
+from agent.errors import TdieError
 from reconciler.board import Board
 from reconciler.edges import Edges
 from reconciler.execution.leadership import Leadership, LeadershipLost, Term
@@ -25,6 +25,7 @@ from reconciler.wakeups import Wakeups
 log = structlog.get_logger("loop")
 
 LONGEST = 50.0  # seconds between looks when nothing wakes the loop
+AGAIN = 1.0  # … after a cycle that did not end well
 SHORTEST = 0.005  # … and never less, so that a moment that has just come cannot spin the loop
 
 
@@ -138,12 +139,12 @@ class Loop:
             try:
                 settled = await self.cycle(sourced, publisher, term)
                 wait = self._until(settled)
-            except LeadershipLost:
+            except (LeadershipLost, HigherEpoch):
                 raise
-            except Waiting as error:
+            except TdieError as error:
                 self.board.trouble(error)
                 log.warning("cycle not finished", error=str(error))
-                wait = 1.0
+                wait = AGAIN
             reasons = await self._wakeups.wait(wait)
             if self._source_stale or "timer" in reasons or "person" in reasons:
                 sourced = await self._edges.source.look()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import sys
 from typing import NoReturn
@@ -35,8 +36,8 @@ def main(words: list[str] | None = None) -> int:
             result_action="return_value",
         )
     except CycloptsError as error:
-        command = " ".join(error.command_chain or ())
-        print(f"{error}\nSee 'tdie {command} --help'.".replace("  ", " "), file=sys.stderr)  # noqa: T201
+        chain = list(error.command_chain or ())
+        print(f"{error}\n{_usage(chain)}\nSee '{' '.join(['tdie', *chain, '--help'])}'.", file=sys.stderr)  # noqa: T201
         return USAGE
     except TdieError as error:
         print(f"error: {error}", file=sys.stderr)  # noqa: T201
@@ -50,6 +51,15 @@ def main(words: list[str] | None = None) -> int:
         print(f"error: {error.strerror}: {error.filename or ''}".rstrip(": "), file=sys.stderr)  # noqa: T201
         return 1
     return result if isinstance(result, int) else 0
+
+
+def _usage(chain: list[str]) -> str:
+    """The usage line of a command."""
+    from rich.console import Console
+
+    told = io.StringIO()
+    app.help_print(chain, console=Console(file=told, width=100))
+    return next((line for line in told.getvalue().splitlines() if line.startswith("Usage:")), "Usage: tdie COMMAND")
 
 
 def _load() -> None:

@@ -48,7 +48,11 @@ class NodeLocks:
         for start in range(0, len(names), BATCH):
             batch = names[start : start + BATCH]
             ops = [TxnOp("unlock", keys.node_lock(self._cluster, n), b"free", session=self._session) for n in batch]
-            await self._consul.txn(ops)
+            try:
+                await self._consul.txn(ops)
+            except TxnRefused:  # one of them is not ours any more: let go of the others
+                for name in batch:
+                    await self._consul.release(keys.node_lock(self._cluster, name), b"free", self._session)
             self.held.difference_update(batch)
 
     def _value(self, why: str) -> bytes:

@@ -8,9 +8,9 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 
 import structlog
-from agent.client import NodeApi
 
 from agent import keys
+from agent.client import NodeApi
 from agent.clock import Clock, Monotonic
 from agent.consul.protocol import Consul, KeyValue, ServiceHealth
 from agent.errors import Refused, TdieError
@@ -45,6 +45,7 @@ class _Node:
     joined: bool = False
     reclaim: bool = False
     follower: asyncio.Task[None] | None = None
+    polling: asyncio.Task[None] | None = None  # the follower's current claim and polls
 
 
 class Fleet:
@@ -174,7 +175,7 @@ class Fleet:
         pause = RETRY[0]
         while True:
             try:
-                await self._claim_and_poll(node)
+                await self._poll(node)
                 pause = RETRY[0]
             except Refused as error:
                 self._check_epoch(node, error)
@@ -183,6 +184,16 @@ class Fleet:
                 self._silent(node, error)
             await asyncio.sleep(pause)
             pause = min(pause * 2, RETRY[1])
+
+    async def _poll(self, node: _Node) -> None:
+        """Claim and poll until something is wrong, or somebody has doubts (`doubt` cancels only this)."""
+        node.polling = asyncio.create_task(self._claim_and_poll(node), name=f"poll {node.view.name}")
+        try:
+            await asyncio.wait([node.polling])
+        finally:
+            node.polling.cancel()
+        if not node.polling.cancelled():
+            node.polling.result()
 
     async def _claim_and_poll(self, node: _Node) -> None:
         answer = await self._api.claim(node.view.api, Claim(epoch=self._epoch))
@@ -239,8 +250,8 @@ class Fleet:
         node = self._nodes[name]
         node.reclaim = True
         node.poll = node.poll.turn(Says.UNKNOWN, self._clock.now(), "a send got no answer")
-        if node.follower is not None:
-            node.follower.cancel()
+        if node.polling is not None:
+            node.polling.cancel()
         self._changed("report")
 
     def snapshot(self, listed: Iterable[str], lost_after: float) -> tuple[ObservedState, Monotonic | None]:
