@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Iterable, Iterator
 from datetime import timedelta
+from functools import partial
 from typing import Literal
 
 import structlog
@@ -278,10 +279,10 @@ class Agent:
         elif self.book.put(row):
             since = clock.wall() - timedelta(seconds=max(0.0, clock.now() - row.since))
             settings = self.settings
-            self._registrar.show(
-                replica,
-                entry(row, cluster=settings.cluster, node=settings.node, address=settings.address, since=since),
+            shown = partial(
+                entry, row, cluster=settings.cluster, node=settings.node, address=settings.address, since=since
             )
+            self._registrar.show(replica, shown)
 
     def _packages_changed(self) -> None:
         """Packages came, went or are ordered: what is missing is fetched, and replicas that waited for one go on."""

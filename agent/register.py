@@ -24,7 +24,8 @@ CAPACITY_META = "tdie-capacity"
 VERSION_META = "tdie-version"
 _META_LIMIT = 512  # Consul refuses longer values
 _AT_ONCE = 8  # service entries being written at the same time
-_LINGER = 0.05  # seconds in which changes of replicas are collected
+_LINGER = 0.05  # seconds in which changes of replicas are collected …
+_LONGEST_LINGER = 1.0  # … again and again while there are more of them: a rollout is written as where it led
 _COMPARE_EVERY = 12  # beats between looks whether Consul still shows what we told it
 
 
@@ -58,7 +59,7 @@ class Registrar:
         self._problem = problem
         self._session = ""
         self._registered = asyncio.Event()
-        self._wanted: dict[str, Entry] = {}
+        self._wanted: dict[str, Callable[[], Entry]] = {}
         self._shown: dict[str, Entry] = {}
         self._dirty: set[str] = set()
         self._wake = asyncio.Event()
@@ -187,12 +188,11 @@ class Registrar:
 
     # ------------------------------------------------------------------------------------------- its replicas
 
-    def show(self, replica: str, entry: Entry) -> None:
+    def show(self, replica: str, entry: Callable[[], Entry]) -> None:
         """Consul soon shows this replica so; nothing is written when it already does."""
-        if self._wanted.get(replica) != entry:
-            self._wanted[replica] = entry
-            self._dirty.add(replica)
-            self._wake.set()
+        self._wanted[replica] = entry
+        self._dirty.add(replica)
+        self._wake.set()
 
     def hide(self, replica: str) -> None:
         """Consul soon shows no such replica."""
@@ -215,9 +215,8 @@ class Registrar:
             except TimeoutError:
                 self._dirty |= self._wanted.keys()
                 self._shown.clear()
-            await asyncio.sleep(_LINGER)
+            await self._lull()
             await self._registered.wait()
-            self._wake.clear()
             try:
                 await self._publish_dirty()
                 await self._sweep()
@@ -228,9 +227,18 @@ class Registrar:
                 await asyncio.sleep(pause * self._uniform(0.8, 1.2))
                 pause = min(pause * 2, 30.0)
 
+    async def _lull(self) -> None:
+        """Nothing has changed for a moment, or changes have gone on for long enough."""
+        for _ in range(round(_LONGEST_LINGER / _LINGER)):
+            self._wake.clear()
+            await asyncio.sleep(_LINGER)
+            if not self._wake.is_set():
+                return
+        self._wake.clear()
+
     async def leave(self) -> None:
         """Nothing of this node is in the catalog any more, and its name is free."""
-        ids = [entry.service.id for entry in self._wanted.values()]
+        ids = list(self._ids())
         for service in [*ids, keys.agent_service_id(self._settings.cluster, self._settings.node)]:
             await self._consul.deregister(service)
         if self._session:
@@ -247,8 +255,9 @@ class Registrar:
                 raise failures[0][1]
 
     async def _publish_one(self, replica: str) -> None:
-        entry = self._wanted.get(replica)
+        wanted = self._wanted.get(replica)
         settings = self._settings
+        entry = wanted() if wanted is not None else None
         if entry is None:
             await self._consul.deregister(keys.replica_service_id(settings.cluster, settings.node, replica))
             self._shown.pop(replica, None)
@@ -258,12 +267,16 @@ class Registrar:
             await self._consul.check_update(entry.check, entry.status, entry.sentence)
             self._shown[replica] = entry
 
+    def _ids(self) -> frozenset[str]:
+        settings = self._settings
+        return frozenset(keys.replica_service_id(settings.cluster, settings.node, name) for name in self._wanted)
+
     async def _sweep(self) -> None:
         """Take away what an earlier life of this agent left in Consul."""
         if not (self._sweep_due and self._complete):
             return
         for service in await self._ours():
-            if service not in {entry.service.id for entry in self._wanted.values()}:
+            if service not in self._ids():
                 await self._consul.deregister(service)
         self._sweep_due = False
 

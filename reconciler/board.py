@@ -92,7 +92,7 @@ class Board:
                 self._once(f"send {one.node}", "NOT_SENT", f"{one.node}: {one.error}", node=one.node)
             else:
                 self._event("SENT", f"{one.node}: assignment {one.epoch}.{one.generation}", node=one.node)
-        done = "CONVERGED" if not plan.changes else "CHANGING"
+        done = "CHANGING" if plan.changes else "HEALTHY" if plan.healthy else "CONVERGED"
         self._once("plan", done, f"commit {plan.commit[:8]}: {len(plan.changes)} change(s), {len(plan.holds)} held")
         for listener in list(self._listeners):
             listener()

@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any
 
 from agent.consul.which import running_consul
-
 from agent.errors import Invalid, TdieError, Waiting
 from reconciler.children import Child, alive, leftovers, start_time
 from reconciler.client import MasterClient
@@ -187,7 +186,7 @@ class System:
                 continue
             for event in events:
                 after = event["number"]
-                if event["code"] not in ("CONVERGED", "CHANGING"):
+                if event["code"] not in ("CHANGING", "CONVERGED", "HEALTHY"):
                     say(f"{event['at'][11:19]}  {event['code']}  {event['detail']}")
             self._join(status["nodes"])
             if (text := _progress(status)) != headline:

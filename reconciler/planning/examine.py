@@ -219,7 +219,7 @@ def _stand(spec: InstanceSpec, case: Case, name: str, home: Sighting, silent: bo
 def _see_to_it(world: World, spec: InstanceSpec, case: Case, name: str, home: Sighting) -> None:
     """The node was told what is wanted: say so while its report differs, and bring its policy up to date."""
     entry = home.entry
-    if entry is not None and entry.policy != spec.policy:
+    if entry is not None and entry.policy is not spec.policy and entry.policy != spec.policy:
         case.patches.append((home.node, entry.model_copy(update={"policy": spec.policy})))
     view = world.view(home.node)
     off = astray(home, view)

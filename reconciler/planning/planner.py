@@ -65,6 +65,7 @@ def _plan(desired: DesiredState, observed: ObservedState, record: Record, now: M
         warnings=observed.warnings,
         digest=digest,
         prune_digest=prune.prune_digest(found),
+        healthy=all(case.quiet for case in found),
     )
     check(world, made, found)
     memo.restless = {case.instance for case in found if not case.quiet}

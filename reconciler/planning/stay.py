@@ -34,7 +34,9 @@ def crowded(spec: InstanceSpec, others: int) -> str:
 def outgrown(world: World, spec: InstanceSpec, home: Sighting) -> str:
     """A new spec that asks for more than its node has left cannot stay; what runs already may."""
     entry = home.entry
-    if entry is None or spec.per_node is not None or entry.spec.resources == spec.spec.resources:
+    if entry is None or spec.per_node is not None or entry.spec_hash == spec.spec_hash:
+        return ""
+    if entry.spec.resources == spec.spec.resources:
         return ""
     new, old = spec.spec.resources, entry.spec.resources
     more = Resources(

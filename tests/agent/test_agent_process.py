@@ -164,9 +164,12 @@ async def test_killed_agents_find_their_hosts_as_they_were(program: Program, cli
     healed = await report_when(client, program.api, lambda r: all_well(4)(r) and r.replicas[0].pid != victim.pid)
     assert {row.pid for row in healed.replicas[1:]} == {row.pid for row in again.replicas[1:]}
 
-    async with httpx.AsyncClient(trust_env=False) as consul:
-        checks = (await consul.get(f"http://{program.consul}/v1/health/service/sleeper")).json()
-    assert sum(all(c["Status"] == "passing" for c in entry["Checks"]) for entry in checks) >= 4
+    async with httpx.AsyncClient(trust_env=False) as consul, asyncio.timeout(10):  # the catalog follows a moment later
+        while True:
+            checks = (await consul.get(f"http://{program.consul}/v1/health/service/sleeper")).json()
+            if sum(all(c["Status"] == "passing" for c in entry["Checks"]) for entry in checks) >= 4:
+                break
+            await asyncio.sleep(0.02)
 
     second.send_signal(signal.SIGTERM)  # the agent only
     assert second.wait(20) == 0

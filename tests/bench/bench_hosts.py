@@ -1,5 +1,4 @@
 """Figures of hosts beside their targets (LIMITS §3, goals 4, 5, 11): `python tests/bench/bench_hosts.py [COUNT]`."""
-# ruff: noqa: T201 - a bench prints
 
 from __future__ import annotations
 

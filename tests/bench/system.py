@@ -76,17 +76,18 @@ class Bench:
         return began
 
     async def settled(self, commit: str) -> float:
-        """The moment at which the controller answered that all of this commit is healthy.
-
-        Its events are long-polled until the plan has nothing left; only then is the status asked, back to back.
-        """
+        """The moment at which the controller had told us that all of this commit is healthy: its events are long-polled."""
         async with asyncio.timeout(SETTLED):
             while True:
                 events = await self._get(f"/events?after={self.after}&wait=10")
+                ended = time.perf_counter()
                 for event in events["items"]:
                     self.after = event["number"]
-                    if event["code"] == "CONVERGED" and commit[:8] in event["detail"]:
-                        return await self._healthy(commit)
+                    if event["code"] == "HEALTHY" and commit[:8] in event["detail"]:
+                        status = await self._get("/status")
+                        if not (status["converged"] and status["git"]["commit"] == commit):
+                            raise RuntimeError(f"{event} but {status}")
+                        return ended
 
     async def quiet(self, commit: str, replicas: int) -> None:
         """Consul shows that many replicas of this commit too, so that nothing of it is left to do in the next round."""
@@ -96,12 +97,6 @@ class Bench:
                 if sum(commit[:7] in check["Output"] for check in answer.json()) >= replicas:
                     return
                 await asyncio.sleep(0.1)
-
-    async def _healthy(self, commit: str) -> float:
-        while True:
-            status = await self._get("/status")
-            if status["git"]["commit"] == commit and status["converged"]:
-                return time.perf_counter()
 
     async def _get(self, path: str) -> Any:
         answer = await self.http.get(self.api + "/api/master" + path)
