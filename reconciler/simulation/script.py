@@ -121,6 +121,7 @@ class Stage:
             (r"cut (\S+)", self._cut),
             (r"heal (\S+)", self._heal),
             (r"crash controller (\S+)", self.world.crash_controller),
+            (r"consul (away|back)", self._consul),
             (r"kill (\S+)", self._kill),
             (r"stop (\S+)", self._stop),
             (r"break (\S+)", self._break),
@@ -186,6 +187,9 @@ class Stage:
 
     async def _heal(self, name: str) -> None:
         self.world.heal(name)
+
+    async def _consul(self, word: str) -> None:
+        self.world.consul_away(word == "away")
 
     async def _kill(self, replica: str) -> None:
         self._machine_of(replica).kill_host(replica)

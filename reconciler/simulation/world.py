@@ -196,6 +196,14 @@ class World:
         if node.consul is not None:
             node.consul.cut = False
 
+    def consul_away(self, away: bool) -> None:
+        """Nobody reaches Consul any more, or everybody does again."""
+        for node in self.nodes.values():
+            if node.consul is not None:
+                node.consul.cut = away
+        for controller in self.controllers.values():
+            controller.consul.cut = away
+
     # ------------------------------------------------------------------------------------------- controllers
 
     def start_controller(self, name: str) -> Loop:

@@ -24,9 +24,8 @@ class FolderReport(Component):
     async def _report(self) -> None:
         count, size = await asyncio.to_thread(_measure, self._folder)
         self.log.info("%s holds %d file(s), %d byte(s)", self._folder, count, size)
-        await self._publisher.publish(
-            Message(source=self.name, type="FolderReport", content=f"{count} files", properties={"files": str(count), "bytes": str(size)})
-        )
+        found = {"files": str(count), "bytes": str(size)}
+        await self._publisher.publish(Message(type="FolderReport", content=f"{count} files", properties=found))
 
 
 def _measure(folder: Path) -> tuple[int, int]:
