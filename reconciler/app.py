@@ -12,12 +12,12 @@ from contextlib import suppress
 
 import structlog
 import uvicorn
-from agent.api import problems
-from agent.api.auth import BearerAuth, BodyLimit, TokenFile, check_bind
-from agent.client import NodeClient
 from fastapi import FastAPI
 
 from agent import __version__
+from agent.api import problems
+from agent.api.auth import BearerAuth, BodyLimit, TokenFile, check_bind
+from agent.client import NodeClient
 from agent.clock import SystemClock
 from agent.consul.address import Address
 from agent.consul.client import ConsulClient

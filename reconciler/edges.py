@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from agent.client import NodeApi
-
 from agent.clock import Clock
 from agent.consul.protocol import Consul
 from reconciler.source.sourced import Sourced

@@ -7,12 +7,12 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any, Protocol
 
-from agent.client import NodeApi
 from fastapi import APIRouter, Query
 from fastapi.responses import FileResponse, PlainTextResponse
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
 from pydantic.alias_generators import to_camel
 
+from agent.client import NodeApi
 from agent.clock import Clock
 from agent.errors import Missing, Refused, Waiting
 from reconciler import answers
