@@ -10,6 +10,7 @@ import hashlib
 import json
 from collections.abc import Iterable, Mapping
 from enum import StrEnum
+from functools import lru_cache
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -32,7 +33,10 @@ class Told(BaseModel):
 
 def canonical_json(value: Any) -> bytes:
     """The same bytes for equal values, whatever the order of keys."""
-    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False).encode()
+    return _ENCODER.encode(value).encode()
+
+
+_ENCODER = json.JSONEncoder(sort_keys=True, separators=(",", ":"), ensure_ascii=False)
 
 
 def digest_of(value: Any) -> str:
@@ -155,12 +159,24 @@ class Assignment(Wire):
 
 def content_digest(packages: Iterable[PackageOrder], replicas: Iterable[ReplicaOrder]) -> str:
     """Hex sha256 of what a node should have; where packages come from does not count."""
-    return digest_of(
-        {
-            "packages": [p.package.model_dump(mode="json", by_alias=True) for p in packages],
-            "replicas": [r.model_dump(mode="json", by_alias=True) for r in replicas],
-        }
-    )
+    return digest_of_content((package_text(order.package) for order in packages), map(replica_text, replicas))
+
+
+@lru_cache(maxsize=4096)
+def package_text(package: PackageRef) -> bytes:
+    """What counts of a package order, as canonical JSON."""
+    return canonical_json(package.model_dump(mode="json", by_alias=True))
+
+
+def replica_text(order: ReplicaOrder) -> bytes:
+    """The order as canonical JSON."""
+    return canonical_json(order.model_dump(mode="json", by_alias=True))
+
+
+def digest_of_content(packages: Iterable[bytes], replicas: Iterable[bytes]) -> str:
+    """The content digest of orders that are canonical JSON already: that of one object with both as lists."""
+    whole = b'{"packages":[%b],"replicas":[%b]}' % (b",".join(packages), b",".join(replicas))
+    return hashlib.sha256(whole).hexdigest()
 
 
 # ---------------------------------------------------------------------------------------------- what is true there

@@ -65,11 +65,12 @@ class Rooms:
     """The rooms of all nodes, worked out when first asked for, and what this plan adds to them."""
 
     known: dict[str, tuple[Assignment | None, Room]] = field(default_factory=dict)  # kept between plans
+    changed: list[str] = field(default_factory=list)  # nodes in which this plan added something, in that order
     _added: dict[str, Room] = field(default_factory=dict)
 
     def start(self) -> None:
         """Forget what an earlier plan added."""
-        self._added = {}
+        self._added, self.changed = {}, []
 
     def reader(self, fleet: Fleet) -> Callable[[str], Room]:
         def at(node: str) -> Room:
@@ -78,17 +79,20 @@ class Rooms:
         return at
 
     def add(self, fleet: Fleet, node: str, spec: ReplicaSpec, policy: ReplicaPolicy) -> None:
-        if node not in self._added:
-            self._added[node] = self._base(node, fleet).copy()
-        self._added[node].add(spec, policy)
+        self._own(fleet, node).add(spec, policy)
 
     def grow(self, fleet: Fleet, node: str, more: Resources) -> None:
         """A replica that is there already takes more."""
-        if node not in self._added:
-            self._added[node] = self._base(node, fleet).copy()
-        room = self._added[node]
+        room = self._own(fleet, node)
         room.cpu += more.cpu or 0.0
         room.memory += more.memory or 0
+
+    def _own(self, fleet: Fleet, node: str) -> Room:
+        """The room of a node as this plan fills it, about to change."""
+        if node not in self._added:
+            self._added[node] = self._base(node, fleet).copy()
+        self.changed.append(node)
+        return self._added[node]
 
     def _base(self, node: str, fleet: Fleet) -> Room:
         view = fleet.views.get(node)

@@ -161,8 +161,14 @@ def make_change(
         to_package=to_package,
         from_replica=before.replica if before is not None and before.replica != replica else "",
         reason=reason,
-        wave=world.positions.get(instance, max(world.positions.values(), default=0)),
+        wave=_position(world, instance),
     )
+
+
+def _position(world: World, instance: str) -> int:
+    """The place of an instance in the order of waves; what left Git goes last."""
+    found = world.positions.get(instance)
+    return max(world.positions.values(), default=0) if found is None else found
 
 
 def _was(before: Sighting | None) -> tuple[str, str]:

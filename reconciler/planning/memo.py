@@ -10,6 +10,7 @@ from reconciler.model.observed import ObservedState, Record
 from reconciler.model.plan import Plan
 from reconciler.planning.capacity import Rooms
 from reconciler.planning.fleet import Fleet
+from reconciler.planning.targets import Texts
 
 
 @dataclass(slots=True)
@@ -23,6 +24,7 @@ class Memo:
     waves: dict[str, int] = field(default_factory=dict)
     restless: set[str] = field(default_factory=set)  # instances that were not quiet
     loose: set[str] = field(default_factory=set)  # nodes whose assignment was edited or carried packages ahead
+    texts: Texts = field(default_factory=dict)
     last: tuple[DesiredState, ObservedState, Record, Plan] | None = None
 
     def same(self, desired: DesiredState, observed: ObservedState, record: Record, now: Monotonic) -> Plan | None:
@@ -63,6 +65,6 @@ class Memo:
 
     def forget(self) -> None:
         """Start anew: a plan was not finished, so what was noted on the way may be half of the truth."""
-        self.fleet, self.rooms, self.last = Fleet(), Rooms(), None
+        self.fleet, self.rooms, self.texts, self.last = Fleet(), Rooms(), {}, None
         self.instances, self.positions, self.waves = {}, {}, {}
         self.restless, self.loose = set(), set()

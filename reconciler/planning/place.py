@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import heapq
+from bisect import bisect_left, insort
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
@@ -40,11 +41,37 @@ def open_fault(site: Site, where: str, views: Mapping[str, NodeView]) -> str:
 
 
 @dataclass(slots=True)
+class Ranking:
+    """Open nodes, best first, by what does not depend on the instance; kept so while a plan fills them."""
+
+    order: list[tuple[Key, str]]
+    keys: dict[str, Key]
+    seen: int = 0  # how many changes of rooms are in it
+
+
+@dataclass(slots=True)
 class Openings:
     """Which nodes take new replicas, per `where`; worked out once per plan."""
 
     fleet: Fleet
     _by_where: dict[str, tuple[tuple[Site, ...], Counter[str]]] = field(default_factory=dict)
+    _rankings: dict[tuple[str, str], Ranking] = field(default_factory=dict)
+
+    def ranked(self, where: str, strategy: str, rooms: Rooms) -> list[tuple[Key, str]]:
+        """The open nodes with their scores, best first; for strategies that look at rooms only."""
+        read, sites, score = rooms.reader(self.fleet), self.fleet.sites, _BY_ROOM[strategy]
+        found = self._rankings.get((where, strategy))
+        if found is None:
+            keys = {site.name: score(read(site.name), site) for site in self.of(where)[0]}
+            found = Ranking(sorted((key, node) for node, key in keys.items()), keys, len(rooms.changed))
+            self._rankings[where, strategy] = found
+        for node in dict.fromkeys(rooms.changed[found.seen :]):
+            if node in found.keys:
+                del found.order[bisect_left(found.order, (found.keys[node], node))]
+                found.keys[node] = score(read(node), sites[node])
+                insort(found.order, (found.keys[node], node))
+        found.seen = len(rooms.changed)
+        return found.order
 
     def of(self, where: str) -> tuple[tuple[Site, ...], Counter[str]]:
         """The open nodes in name order, and how many nodes each filter removed."""
@@ -75,9 +102,34 @@ class Seats:
     own: Counter[str]  # this instance's replicas by node, those that stay included
     _heap: list[tuple[Key, str]] | None = None
     _spread: Counter[str] = field(default_factory=Counter)
+    _filled: set[str] = field(default_factory=set)  # nodes that cannot take any more of it
 
     def take(self, avoid: str = "") -> str:
         """The best node for one more replica, counted as taken; empty when no node passes the filters."""
+        chosen = self._untouched(avoid) or self._best(avoid)
+        if chosen:
+            self.count(chosen)
+            self.rooms.add(self.openings.fleet, chosen, self.instance.spec, self.instance.policy)
+        return chosen
+
+    def _untouched(self, avoid: str) -> str:
+        """The best node without any replica of the instance, where nothing but rooms tells such nodes apart.
+
+        That is so for most instances, and spares them to score every node. Empty when `_best` has to look.
+        """
+        placement = self.instance.placement
+        if placement.prefer or placement.spread not in ("", "node") or placement.strategy not in _BY_ROOM:
+            return ""
+        own, filled = self.own, self._filled
+        for _, node in self.openings.ranked(placement.where, placement.strategy, self.rooms):
+            if node in filled or node == avoid or own.get(node):
+                continue
+            if not self._full(node):
+                return node
+            filled.add(node)
+        return ""
+
+    def _best(self, avoid: str) -> str:
         heap = self._ready()
         aside: list[tuple[Key, str]] = []
         chosen = ""
@@ -97,9 +149,6 @@ class Seats:
             break
         for seat in aside:
             heapq.heappush(heap, seat)
-        if chosen:
-            self.count(chosen)
-            self.rooms.add(self.openings.fleet, chosen, self.instance.spec, self.instance.policy)
         return chosen
 
     def count(self, node: str) -> None:
@@ -162,21 +211,22 @@ def port_taken(room: Room, policy: ReplicaPolicy) -> str:
     return f"use port {taken[0]} already" if taken else ""
 
 
-def _least_loaded(room: Room, site: Site, spec: ReplicaSpec) -> Key:
+def _least_loaded(room: Room, site: Site) -> Key:
     return (room.share(site.capacity), room.slots)
 
 
-def _pack(room: Room, site: Site, spec: ReplicaSpec) -> Key:
+def _pack(room: Room, site: Site) -> Key:
     return (-room.share(site.capacity), -room.slots)
 
 
 def _evenness(room: Room, site: Site, spec: ReplicaSpec) -> Key:
-    return (-room.evenness_with(spec.package.name), *_least_loaded(room, site, spec))
+    return (-room.evenness_with(spec.package.name), *_least_loaded(room, site))
 
 
+_BY_ROOM: Mapping[str, Callable[[Room, Site], Key]] = {"least-loaded": _least_loaded, "pack": _pack}
 STRATEGIES: Mapping[str, Callable[[Room, Site, ReplicaSpec], Key]] = {
-    "least-loaded": _least_loaded,
-    "pack": _pack,
+    "least-loaded": lambda room, site, _spec: _least_loaded(room, site),
+    "pack": lambda room, site, _spec: _pack(room, site),
     "evenness": _evenness,
 }
 

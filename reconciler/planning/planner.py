@@ -140,7 +140,7 @@ def _targets(world: World, cases: list[Case], ahead: Wanted, memo: Memo) -> dict
     nodes = set(fleet.sites) if everywhere else fleet.changed | memo.loose | edited.keys() | ahead.keys()
     found = {}
     for node in sorted(nodes):
-        next_one = target(world, node, edited.get(node, {}), ahead)
+        next_one = target(world, node, edited.get(node, {}), ahead, memo.texts)
         if next_one is not None:
             found[node] = next_one
     memo.loose = found.keys() | edited.keys() | ahead.keys()

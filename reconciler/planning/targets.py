@@ -3,12 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from functools import lru_cache
 
-from agent.wire import Assignment, PackageOrder, PackageRef, ReplicaOrder, content_digest
+from agent.wire import (
+    Assignment,
+    PackageOrder,
+    PackageRef,
+    ReplicaOrder,
+    content_digest,
+    digest_of_content,
+    package_text,
+    replica_text,
+)
 from reconciler.model.plan import NodeTarget
 from reconciler.planning.cases import Case, World, packages_of
 from reconciler.planning.packages import Wanted
 
+Texts = dict[str, dict[str, tuple[ReplicaOrder, bytes]]]  # node -> replica -> an entry and its canonical JSON
 Edits = dict[str, dict[str, ReplicaOrder | None]]  # node -> replica -> new entry, or None to drop it
 
 
@@ -28,7 +39,9 @@ def edits(cases: Iterable[Case]) -> Edits:
     return found
 
 
-def target(world: World, node: str, changes: dict[str, ReplicaOrder | None], ahead: Wanted) -> NodeTarget | None:
+def target(
+    world: World, node: str, changes: dict[str, ReplicaOrder | None], ahead: Wanted, texts: Texts
+) -> NodeTarget | None:
     """What a node should have next; None when that is what it was told already, or it cannot be told now."""
     site = world.fleet.sites.get(node)
     view = world.observed.nodes.get(node)
@@ -48,12 +61,27 @@ def target(world: World, node: str, changes: dict[str, ReplicaOrder | None], ahe
     wanted = sorted({_key(package): package for package in packages}.items())
     if not changes and [key for key, _ in wanted] == _held_packages(held):
         return None
-    orders = tuple(PackageOrder(package=package) for _, package in wanted)
+    orders = tuple(_package_order(package) for _, package in wanted)
     replicas = tuple(entries[name] for name in sorted(entries))
-    digest = content_digest(orders, replicas)
+    digest = digest_of_content((package_text(order.package) for order in orders), _spelled(texts, node, replicas))
     if digest == (content_digest((), ()) if held is None else held.digest):
         return None
     return NodeTarget(node, orders, replicas, digest)
+
+
+def _spelled(texts: Texts, node: str, replicas: tuple[ReplicaOrder, ...]) -> list[bytes]:
+    """The canonical JSON of each entry; entries that were there last time are not spelled again."""
+    before, now = texts.get(node, {}), {}
+    for order in replicas:
+        known = before.get(order.replica)
+        now[order.replica] = known if known is not None and known[0] is order else (order, replica_text(order))
+    texts[node] = now
+    return [text for _, text in now.values()]
+
+
+@lru_cache(maxsize=4096)
+def _package_order(package: PackageRef) -> PackageOrder:
+    return PackageOrder(package=package)
 
 
 def _key(package: PackageRef) -> tuple[str, str, str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Callable, Iterable, Mapping
 from graphlib import CycleError, TopologicalSorter
 
@@ -72,10 +73,11 @@ def ready(case: Case | None, condition: str) -> str:
 def gate(cases: Mapping[str, Case], waves: Mapping[str, int], known: Callable[[str], bool]) -> None:
     """Hold what must wait for an earlier wave or a dependency. `known`: whether an instance is in Git."""
     unsettled = sorted((waves[name], name) for name, case in cases.items() if name in waves and not settled(case))
+    names = [name for _, name in unsettled]
     for name, case in cases.items():
         if case.spec is None:
             continue
-        earlier = [other for wave, other in unsettled if wave < waves[name]]
+        earlier = names[: bisect_left(unsettled, (waves[name], ""))]
         late = _late_dependencies(case.spec, cases, known)
         for step in case.steps:
             _gate(step, earlier, late)
