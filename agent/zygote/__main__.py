@@ -11,7 +11,7 @@ import sys
 from collections.abc import Callable
 
 from agent.keeper import linux
-from agent.zygote import image
+from agent.zygote import holes, image
 from agent.zygote.child import become_host
 
 LARGEST = 1 << 16
@@ -32,6 +32,7 @@ def main() -> None:
     linux.set_name("tdie-zygote")
     gc.collect()
     gc.disable()
+    holes.fill()
     gc.freeze()  # nothing of the image is ever looked at again, so its pages stay shared
     control.send(b'{"ready":true}')
     while True:
