@@ -16,6 +16,5 @@ def test_filling_takes_most_free_places() -> None:
     )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=30, check=True)
     before, filled, after = map(int, done.stdout.split())
-    assert filled > 500
-    assert abs(filled - before) < 200  # measuring makes objects, too
-    assert after < before * 0.8
+    assert filled > before > 500
+    assert after < before * 0.8  # measuring makes objects, too
