@@ -12,9 +12,10 @@ from pathlib import Path
 from typing import Any
 
 from agent.errors import TdieError
-from reconciler import local
+from reconciler import detached
 from reconciler.children import leftovers
-from reconciler.local import say
+from reconciler.local import run_foreground
+from reconciler.up_request import UpRequest, say
 
 ROOT = Path(__file__).resolve().parent.parent
 SAMPLE = ROOT / "sample-repo"
@@ -31,8 +32,8 @@ def main() -> int:
     folder: Path = given.folder.resolve()
     try:
         work = prepare(folder)
-        plan = local.Plan(repository=str(folder / "origin.git"), ref="main", data=folder / ".tdie")
-        return check(plan, work) if given.check else show(plan, work)
+        request = UpRequest(repository=str(folder / "origin.git"), ref="main", data=folder / ".tdie")
+        return check(request, work) if given.check else show(request, work)
     except TdieError as error:
         print(f"error: {error}", file=sys.stderr)  # noqa: T201
         return 1
@@ -79,7 +80,7 @@ def _git(folder: Path, *words: str) -> str:
     return done.stdout.strip()
 
 
-def show(plan: local.Plan, work: Path) -> int:
+def show(request: UpRequest, work: Path) -> int:
     """The foreground demo: plan, convergence, and what to try."""
     say(_tdie("plan", "--against", "nothing", cwd=work))
     here = os.path.relpath(work)
@@ -94,7 +95,7 @@ Try this in another shell:
 Ctrl-C stops everything.
 """
     )
-    return asyncio.run(local.run_foreground(plan))
+    return asyncio.run(run_foreground(request))
 
 
 def _tdie(*words: str, cwd: Path) -> str:
@@ -109,21 +110,21 @@ def _tdie(*words: str, cwd: Path) -> str:
 # ------------------------------------------------------------------------------------------------ demo-check
 
 
-def check(plan: local.Plan, work: Path) -> int:
+def check(request: UpRequest, work: Path) -> int:
     """Start, push a change, see the new processes and only those, stop, see nothing left. 0 when all of it is true."""
     try:
-        _must(local.run_detached(plan, DEADLINE) == 0, "everything is healthy after the start")
-        before = _replicas(plan)
+        _must(detached.run_detached(request, DEADLINE) == 0, "everything is healthy after the start")
+        before = _replicas(request)
         _must(len(before) == 9, f"9 replicas run, found {len(before)}")
         greeter = work / "instances" / "greeter.yaml"
         greeter.write_text(greeter.read_text().replace("greeting: Hello", "greeting: Welcome"))
         commit(work, "greet better")
-        asyncio.run(_until(plan, _git(work, "rev-parse", "HEAD")))
-        after = _replicas(plan)
+        asyncio.run(_until(request, _git(work, "rev-parse", "HEAD")))
+        after = _replicas(request)
         changed = {name for name in before if before[name] != after.get(name)}
         _must(changed == {"greeter.0", "greeter.1"}, f"only the greeters are new processes, found {sorted(changed)}")
     finally:
-        left = local.stop(plan.data)
+        left = detached.stop(request.data)
     _must(not left, f"nothing is left: {left}")
     say("demo-check: 4 passed, 0 failed")
     return 0
@@ -135,12 +136,12 @@ def _must(true: bool, what: str) -> None:
     say(f"ok: {what}" if "found" not in what else f"ok: {what.split(', found')[0]}")
 
 
-async def _until(plan: local.Plan, head: str) -> None:
+async def _until(request: UpRequest, head: str) -> None:
     """The commit is in force and everything is healthy; raises when that takes too long."""
     try:
         async with asyncio.timeout(DEADLINE):
             while True:
-                status = await asyncio.to_thread(local.status, plan)
+                status = await asyncio.to_thread(detached.status, request)
                 if status["converged"] and status["git"]["commit"] == head:
                     return
                 await asyncio.sleep(0.1)
@@ -150,9 +151,9 @@ async def _until(plan: local.Plan, head: str) -> None:
         ) from error
 
 
-def _replicas(plan: local.Plan) -> dict[str, tuple[Any, Any]]:
+def _replicas(request: UpRequest) -> dict[str, tuple[Any, Any]]:
     """Replica → (pid, start) of every running replica."""
-    status = local.status(plan)
+    status = detached.status(request)
     return {r["name"]: (r["pid"], r["startedAt"]) for row in status["instances"] for r in row["replicas"]}
 
 

@@ -43,16 +43,18 @@ def up(
     controllers
         How many controllers; one of them leads.
     """
-    from reconciler.local import Plan, run_detached, run_foreground
+    from reconciler.detached import run_detached
+    from reconciler.local import run_foreground
+    from reconciler.up_request import UpRequest
 
-    plan = Plan(repository=repository, ref=ref, data=data.resolve(), controllers=controllers)
-    return run_detached(plan, deadline) if detach else asyncio.run(run_foreground(plan))
+    request = UpRequest(repository=repository, ref=ref, data=data.resolve(), controllers=controllers)
+    return run_detached(request, deadline) if detach else asyncio.run(run_foreground(request))
 
 
 @app.command
 def down(*, data: Path = Path(".tdie")) -> int:
     """Stop everything that 'tdie up' started with this data folder, and say what is left, if anything."""
-    from reconciler.local import stop
+    from reconciler.detached import stop
 
     left = stop(data.resolve())
     for line in left:
