@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 from dataclasses import dataclass, replace
 
 import structlog
@@ -70,6 +71,7 @@ class Loop:
         self._record = Record()
         self._record_stale = True
         self._source_stale = True
+        self._frozen = False
 
     async def run(self) -> None:
         """Stand by and lead, again and again, until cancelled."""
@@ -167,6 +169,10 @@ class Loop:
         await self.record.put_last_good(desired.commit, desired.subject, term.session)
         self._settled = Settled(decided, sent, _earliest(decided.look_again_at, presence_changes))
         self.board.planned(desired, observed, decided, sent)
+        if decided.healthy and not self._frozen:
+            self._frozen = True
+            gc.collect()
+            gc.freeze()  # all this stays: looking through it again and again would hold up everything for a moment
         return self._settled
 
     def _until(self, settled: Settled) -> float:

@@ -28,3 +28,9 @@ def line(
 def ratio(what: str, value: float, target: float) -> None:
     """One line for a ratio that should be at least `target`."""
     print(f"{what:<52} {value:>9.1f}×   target ≥ {target:g}×: {'met' if value >= target else 'MISSED'}", flush=True)
+
+
+def value(what: str, found: float, unit: str, target: float | None = None) -> None:
+    """One line for a single measurement."""
+    verdict = "" if target is None else f"   target ≤ {target:g} {unit}: {'met' if found <= target else 'MISSED'}"
+    print(f"{what:<60} {found:>9.3f} {unit}{verdict}", flush=True)
