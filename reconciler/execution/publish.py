@@ -7,8 +7,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import structlog
-from agent.client import NodeApi
 
+from agent.client import NodeApi
 from agent.clock import Clock
 from agent.errors import TdieError
 from agent.wire import Assignment, PackageOrder
