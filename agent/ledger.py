@@ -141,7 +141,9 @@ class SqliteLedger:
         try:
             return self._read(self._open())
         except (sqlite3.DatabaseError, ValidationError, ValueError) as error:
-            if isinstance(error, sqlite3.OperationalError) and ("unable to open" in str(error) or "locked" in str(error)):
+            if isinstance(error, sqlite3.OperationalError) and (
+                "unable to open" in str(error) or "locked" in str(error)
+            ):
                 raise Waiting(f"{self._path.name}: {error}", code="LEDGER_WRITE") from error
             reason = str(error).splitlines()[0]
         self._close()
