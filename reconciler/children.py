@@ -12,6 +12,8 @@ from pathlib import Path
 
 import psutil
 
+from agent.keeper import linux
+
 RESTART_PAUSE = 1.0  # seconds before a child that ended is started again
 
 
@@ -102,15 +104,16 @@ def start_time(pid: int) -> float | None:
 def leftovers(data: Path) -> list[str]:
     """Processes that still run for this data folder, a line each."""
     found = []
+    marks = _marks(data)
     for process in psutil.process_iter():
-        with suppress(psutil.NoSuchProcess, psutil.AccessDenied, psutil.ZombieProcess):
-            if process.pid != os.getpid() and _belongs(process, data):
+        with suppress(psutil.NoSuchProcess, psutil.AccessDenied, psutil.ZombieProcess, OSError):
+            if process.pid != os.getpid() and _belongs(process, data, marks):
                 found.append(f"pid {process.pid}: {' '.join(process.cmdline())[:120] or process.name()}")
     return found
 
 
-def _belongs(process: psutil.Process, data: Path) -> bool:
-    """Whether a process carries this data folder in its arguments (an option's value) or in a marker of ours."""
+def _belongs(process: psutil.Process, data: Path, marks: frozenset[bytes]) -> bool:
+    """Whether it is a program of ours with this data folder in its arguments, or a host of a keeper that has its data there."""
     folder = str(data)
 
     def inside(text: str) -> bool:
@@ -119,8 +122,14 @@ def _belongs(process: psutil.Process, data: Path) -> bool:
     words = process.cmdline()
     if any(inside(word) for word in words) and _stays(words):
         return True
-    marked = process.environ()
-    return any(inside(value) for name, value in marked.items() if name.startswith("TDIE_"))
+    # Read as it is: a forked host writes its marks where other readers expect the end of the environment.
+    return not marks.isdisjoint(Path(f"/proc/{process.pid}/environ").read_bytes().split(b"\0"))
+
+
+def _marks(data: Path) -> frozenset[bytes]:
+    """How the hosts of every keeper in this folder are marked."""
+    folders = [folder for folder in (data, *data.glob("*"), *data.glob("nodes/*")) if folder.is_dir()]
+    return frozenset(f"{linux.MARKER_KEEPER}={linux.keeper_id(folder)}".encode() for folder in folders)
 
 
 def _stays(words: list[str]) -> bool:
