@@ -11,6 +11,8 @@ import subprocess
 import sys
 import tempfile
 import time
+import urllib.error
+import urllib.request
 import uuid
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -22,6 +24,7 @@ import psutil
 import yaml
 
 from agent.errors import TdieError
+from agent.keeper.linux import keeper_id
 from reconciler.children import alive, leftovers
 from reconciler.connect import leader, spot
 
@@ -217,6 +220,24 @@ class System:
         done = self.tdie("up", str(self.repo.origin), "--detach", "--data", str(self.data), "--deadline", "60", *more)
         assert done.returncode == 0, f"{done.stdout}\n{done.stderr}\n{self.logs()}"
 
+    def controller(self, name: str, *more: str) -> subprocess.Popen[bytes]:
+        """One controller as a process of its own."""
+        words = ["--cluster", self.name, "--name", name, "--repository", str(self.repo.origin)]
+        words += ["--data", str(self.data / name), "--token-file", str(self._token())]
+        return self.start(name, "reconciler", "controller", *words, *more)
+
+    def agent(self, node: str, *more: str) -> subprocess.Popen[bytes]:
+        """One agent as a process of its own, which takes its hosts along when it is told to end."""
+        words = ["--cluster", self.name, "--node", node, "--data", str(self.data / "nodes" / node)]
+        return self.start(node, "agent", *words, "--token-file", str(self._token()), "--stop-hosts", *more)
+
+    def _token(self) -> Path:
+        if not self.token_file.exists():
+            self.data.mkdir(mode=0o700, exist_ok=True)
+            self.token_file.touch(0o600)
+            self.token_file.write_text(f"{uuid.uuid4().hex}\n")
+        return self.token_file
+
     def start(self, name: str, *words: str) -> subprocess.Popen[bytes]:
         """A program of ours in the background, in a session of its own."""
         log = self.data / "logs" / f"{name}.log"
@@ -293,6 +314,37 @@ class System:
 
     def pids(self) -> dict[str, int]:
         return pids(self.see(lambda _: True, "a leader"))
+
+    def said(self, name: str, event: str) -> int:
+        """How often this program has logged the event."""
+        return (self.data / "logs" / f"{name}.log").read_text(errors="replace").count(f'"event": "{event}"')
+
+    def key(self, name: str) -> str:
+        """The value of one of the cluster's keys in Consul; empty when there is none."""
+        try:
+            with urllib.request.urlopen(f"http://{self.consul}/v1/kv/tdie/{self.name}/{name}?raw", timeout=5) as answer:
+                return str(answer.read().decode())
+        except (urllib.error.URLError, OSError):
+            return ""
+
+    def hosts(self, replica: str) -> list[int]:
+        """Processes that carry the mark of this replica, seen without asking anybody."""
+        wanted = f"TDIE_REPLICA={replica}".encode()
+        keepers = {f"TDIE_KEEPER={keeper_id(node)}".encode() for node in self.data.glob("nodes/*")}
+        found = []
+        for process in Path("/proc").glob("[0-9]*"):
+            with suppress(OSError):  # it has ended in between
+                marks = (process / "environ").read_bytes().split(b"\0")
+                if wanted in marks and not keepers.isdisjoint(marks):
+                    found.append(int(process.name))
+        return found
+
+    def another(self, replica: str, old: int) -> int:
+        """The pid of the replica once everything is healthy with another process than the old one."""
+        status = self.see(
+            lambda s: s["converged"] and replicas(s)[replica]["pid"] not in (old, None), f"{replica} is another process"
+        )
+        return int(replicas(status)[replica]["pid"])
 
     # -- its processes, each found by the folder that only this system has
 
