@@ -37,7 +37,7 @@ def status(board: Board, git: str, now: Monotonic) -> dict[str, Any]:
 
 
 def converged(board: Board) -> bool:
-    """Whether the tip of Git is in force, nothing is left to do and every replica is healthy."""
+    """Whether the tip of Git is in force, nothing is left to do, and exactly what is wanted runs and is healthy."""
     if not (board.desired and board.observed and board.plan and board.source):
         return False
     if board.plan.changes or board.source.problems or board.source.trouble:
@@ -45,7 +45,7 @@ def converged(board: Board) -> bool:
     if board.source.commit != board.desired.commit:
         return False
     rows = instances(board.desired, board.observed, board.plan)
-    return all(row["healthy"] >= row["wanted"] and row["current"] >= row["wanted"] for row in rows)
+    return all(row["wanted"] == row["running"] == row["current"] == row["healthy"] for row in rows)
 
 
 def _git(board: Board, git: str, now: Monotonic) -> dict[str, Any]:
