@@ -103,7 +103,14 @@ def instances(desired: DesiredState, observed: ObservedState, plan: Plan) -> lis
         pending[one.instance] += 1
     names = sorted(desired.instances.keys() | running.keys())
     return [
-        _instance(name, desired.instances.get(name), desired, running[name], holds[name], pending[name])
+        _instance(
+            name,
+            desired.instances.get(name),
+            wanted(name, desired, observed),
+            running[name],
+            holds[name],
+            pending[name],
+        )
         for name in names
     ]
 
@@ -111,7 +118,7 @@ def instances(desired: DesiredState, observed: ObservedState, plan: Plan) -> lis
 def _instance(
     name: str,
     spec: InstanceSpec | None,
-    desired: DesiredState,
+    asked: int,
     rows: list[tuple[NodeView, ReplicaView]],
     holds: list[Hold],
     changes: int,
@@ -121,7 +128,7 @@ def _instance(
     return {
         "name": name,
         "package": str(spec.spec.package) if spec else (str(rows[0][1].package) if rows else ""),
-        "wanted": wanted(spec, desired),
+        "wanted": asked,
         "running": len(alive),
         "current": len(current),
         "healthy": sum(row.healthy for row in alive),
@@ -133,14 +140,18 @@ def _instance(
     }
 
 
-def wanted(spec: InstanceSpec | None, desired: DesiredState) -> int:
-    """How many replicas Git asks for; `perNode` counts the nodes that are listed and not excluded by `where`."""
+def wanted(name: str, desired: DesiredState, observed: ObservedState) -> int:
+    """How many replicas Git asks for; `perNode` counts the listed nodes that `where` matches."""
+    spec = desired.instances.get(name)
     if spec is None:
         return 0
     if spec.replicas is not None:
         return spec.replicas
-    nodes = desired.cluster.nodes.values()
-    return (spec.per_node or 0) * sum(matches(spec.placement.where, node.labels, node.name) for node in nodes)
+    matching = 0
+    for node in desired.cluster.nodes.values():
+        registered = observed.nodes[node.name].labels if node.name in observed.nodes else {}
+        matching += matches(spec.placement.where, {**registered, **node.labels}, node.name)
+    return (spec.per_node or 0) * matching
 
 
 def replica(view: NodeView, row: ReplicaView) -> dict[str, Any]:
