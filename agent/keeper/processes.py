@@ -107,8 +107,8 @@ class Processes:
         self.connect(host, ours)
         assert host.channel is not None
         host.channel.write(f'{{"order":{host.order_text},"socket":{json.dumps(self._keeper_socket)}}}\n'.encode())
-        generation = self.zygote.generation
-        self._loop.at(linux.now() + LAUNCH_LIMIT, lambda: self._check_flight(host, host.launch, generation))
+        launch, generation = host.launch, self.zygote.generation  # of this flight: the host may be on a later one by then
+        self._loop.at(linux.now() + LAUNCH_LIMIT, lambda: self._check_flight(host, launch, generation))
         return True
 
     def connect(self, host: Hosted, connection: socket.socket) -> None:
@@ -149,7 +149,8 @@ class Processes:
             self._owner.hung_up(host)
             return
         # no pid was announced: either the zygote died with the request, or the host died at once
-        self._loop.at(linux.now() + 0.02, lambda: self._never_landed(host, host.launch))
+        launch = host.launch
+        self._loop.at(linux.now() + 0.02, lambda: self._never_landed(host, launch))
 
     def _never_landed(self, host: Hosted, launch: str) -> None:
         if self._flying.pop(launch, None) is host and host.on_way and host.launch == launch:
@@ -198,7 +199,8 @@ class Processes:
         """SIGKILL to everything of the host; `stuck` is told when that does not help."""
         host.killed_at = host.killed_at or linux.now()
         self.signal(host, signal.SIGKILL)
-        self._loop.at(linux.now() + STUCK_AFTER, lambda: self._check_dead(host, host.launch))
+        launch = host.launch
+        self._loop.at(linux.now() + STUCK_AFTER, lambda: self._check_dead(host, launch))
 
     def hang_up(self, host: Hosted) -> None:
         if host.channel is not None:
