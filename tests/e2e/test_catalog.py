@@ -79,6 +79,7 @@ def test_the_catalog_tells_and_may_be_lost(
             assert {name for name, row in rows.items() if row["restarts"]} == {"sleep.0"}
             assert all(alive(row["pid"]) for row in rows.values())
             assert int(made.key("epoch")) > epoch
+            server.stop()  # what follows ends everything of the system, also while Consul is away
     finally:
         server.stop()
 

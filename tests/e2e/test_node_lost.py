@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from reconciler.children import alive
+from reconciler.children import alive, leftovers
 from tests.conftest import ConsulServer
 from tests.e2e.system import NODES, Status, kill, system
 
@@ -33,6 +33,12 @@ def test_replicas_of_a_dead_machine_run_elsewhere(consul_server: ConsulServer) -
         agents[victim].kill()
         agents[victim].wait(10)
         kill(keeper)
+        seen = leftovers(made.data)
+        for name in gone:
+            pid = before[name]["pid"]
+            assert not alive(pid) or any(line.startswith(f"pid {pid}:") for line in seen), (
+                "a host without keeper is seen"
+            )
         for name in gone:
             if alive(before[name]["pid"]):
                 kill(before[name]["pid"])
