@@ -13,6 +13,7 @@ from contextlib import suppress
 import structlog
 import uvicorn
 from fastapi import FastAPI
+from fastapi.responses import PlainTextResponse, Response
 
 from agent import __version__
 from agent.api import problems
@@ -22,6 +23,7 @@ from agent.clock import SystemClock
 from agent.consul.address import Address
 from agent.consul.client import ConsulClient
 from agent.errors import TdieError
+from reconciler.api.metrics import metrics_text
 from reconciler.api.routes import routes
 from reconciler.board import Board
 from reconciler.edges import Edges
@@ -88,6 +90,10 @@ def build_api(loop: Loop, source: GitSource, nodes: NodeClient, clock: SystemClo
     app = FastAPI(title="tdie controller", version=__version__, docs_url=None, redoc_url=None)
     problems.install(app)
     app.include_router(routes(loop, source, nodes, clock, git))
+
+    @app.get("/metrics", response_class=PlainTextResponse)
+    async def metrics() -> Response:
+        return Response(metrics_text(loop.board), media_type="text/plain; version=0.0.4; charset=utf-8")
 
     @app.get("/livez")
     async def livez() -> dict[str, str]:

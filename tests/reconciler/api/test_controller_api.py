@@ -1,0 +1,110 @@
+"""The controller's API: problems with codes, tokens, figures; nothing changes without the leader."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from pathlib import Path
+
+import httpx
+import pytest
+from fastapi import FastAPI
+
+from agent.api import problems
+from agent.api.auth import BearerAuth, BodyLimit
+from agent.clock import SystemClock
+from agent.consul.embedded.memory import MemoryConsul
+from agent.consul.embedded.store import Store
+from reconciler.api.metrics import metrics_text
+from reconciler.api.routes import routes
+from reconciler.board import Board
+from reconciler.edges import Edges
+from reconciler.execution.leadership import Leadership
+from reconciler.loop import Loop
+from reconciler.simulation.world import SimNodes, SimSource
+from reconciler.wakeups import Wakeups
+
+TOKEN, OPERATOR = "cluster-secret", "operator-secret"
+
+
+class NoPackages:
+    def package_zip(self, digest: str) -> Path | None:
+        return None
+
+
+@pytest.fixture
+def app() -> FastAPI:
+    """A controller that stands by, behind its API."""
+    clock = SystemClock()
+    consul, nodes = MemoryConsul(Store(now=clock.now)), SimNodes({})
+    edges = Edges(SimSource(), consul, nodes, clock, lambda digest: digest)
+    leadership = Leadership("c", "one", "http://one:1", consul=consul, clock=clock)
+    loop = Loop("c", edges, leadership, Board("c", clock), Wakeups())
+    made = FastAPI()
+    problems.install(made)
+    made.include_router(routes(loop, NoPackages(), nodes, clock, "repo main"))
+    made.add_middleware(BodyLimit, limit=1000)
+    made.add_middleware(BearerAuth, token=lambda: TOKEN, also=lambda: OPERATOR)
+    return made
+
+
+async def ask(app: FastAPI, method: str, path: str, *, token: str = TOKEN, **more: object) -> httpx.Response:
+    async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://c") as client:
+        headers = {"Authorization": f"Bearer {token}"} if token else {}
+        return await client.request(method, f"/api/master{path}", headers=headers, **more)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "body", "status", "code"),
+    [
+        ("GET", "/plan", None, 503, "NOT_READY"),
+        ("GET", "/observed", None, 503, "NOT_READY"),
+        ("GET", "/explain/web", None, 503, "NOT_READY"),
+        ("GET", "/plan?form=xml", None, 422, "INVALID"),
+        ("GET", "/nodes/a", None, 404, "NOT_FOUND"),
+        ("GET", "/nope", None, 404, "NOT_FOUND"),
+        ("GET", "/replicas/web.0/logs", None, 404, "NOT_FOUND"),
+        ("GET", "/replicas/web.0/logs?lines=0", None, 422, "INVALID"),
+        ("GET", f"/packages/{'0' * 64}", None, 404, "PACKAGE_MISSING"),
+        ("GET", "/packages/..%2f..%2fetc", None, 404, "NOT_FOUND"),
+        ("GET", "/events?after=-1", None, 422, "INVALID"),
+        ("POST", "/sync", None, 409, "NOT_LEADING"),
+        ("POST", "/approvals", {"changes": [], "plan": "x"}, 409, "NOT_LEADING"),
+        ("POST", "/approvals", {"changes": [], "plan": "x", "more": 1}, 422, "INVALID"),
+        ("POST", "/approvals", ["nonsense"], 422, "INVALID"),
+        ("POST", "/approvals", "x" * 2000, 413, "BODY_TOO_LARGE"),
+        ("DELETE", "/status", None, 405, "METHOD_NOT_ALLOWED"),
+    ],
+)
+async def test_every_wrong_request_is_a_problem(
+    app: FastAPI, method: str, path: str, body: object, status: int, code: str
+) -> None:
+    answer = await ask(app, method, path, json=body)
+    assert (answer.status_code, answer.json()["code"]) == (status, code)
+    assert answer.headers["content-type"] == "application/problem+json"
+
+
+@pytest.mark.parametrize("path", ["", "/status", "/plan", "/packages/x", "/events", "/replicas/x/logs"])
+async def test_nothing_is_told_without_a_token(app: FastAPI, path: str) -> None:
+    for token in ("", "wrong"):
+        answer = await ask(app, "GET", path, token=token)
+        assert (answer.status_code, answer.json()["code"]) == (401, "UNAUTHORIZED")
+
+
+@pytest.mark.parametrize("token", [TOKEN, OPERATOR])
+async def test_cluster_and_operator_are_let_in(app: FastAPI, token: str) -> None:
+    answer = await ask(app, "GET", "/status", token=token)
+    assert answer.status_code == 200
+    assert answer.json()["leading"] is False
+
+
+async def test_waiting_for_events_ends(app: FastAPI) -> None:
+    async with asyncio.timeout(5):
+        answer = await ask(app, "GET", "/events?wait=0.05")
+    assert json.loads(answer.text) == {"items": []}
+
+
+def test_figures_of_a_controller_that_stands_by() -> None:
+    text = metrics_text(Board("c", SystemClock())).decode()
+    assert "tdie_controller_leading 0.0" in text
+    assert "tdie_controller_epoch" not in text
