@@ -18,6 +18,9 @@ from agent.keeper.processes import Processes
 from agent.keeper.protocol import HostOrder
 
 SAVE_AGAIN = 60.0
+SAVE_LATER = (
+    0.05  # seconds in which what hosts did by themselves is collected: a new keeper finds their processes anyway
+)
 
 
 def _same_process(before: HostOrder, after: HostOrder) -> bool:
@@ -42,12 +45,14 @@ class Supervisor:
         self.changed: Callable[[Hosted], None] = lambda _host: None
         self.dropped: Callable[[str], None] = lambda _replica: None
         self._dirty = self._settling = self._leaving = False
+        self._at_once = self._later = False
         self._left: Callable[[], None] | None = None
 
     # ------------------------------------------------------------------ asked
 
     def start(self, order: HostOrder) -> None:
         """The replica runs this order: started, replaced, or left alone when it runs it already."""
+        self._touch(at_once=True)
         if self._leaving:
             raise Refused("the keeper is shutting down", code="SHUTTING_DOWN")
         host = self.hosts.get(order.replica)
@@ -64,6 +69,7 @@ class Supervisor:
 
     def stop(self, replica: str) -> None:
         """The replica's row ends in Stopped, with no process left of it."""
+        self._touch(at_once=True)
         host = self.hosts.get(replica)
         if host is None:
             return
@@ -75,6 +81,7 @@ class Supervisor:
 
     def reconfigure(self, order: HostOrder) -> None:
         """The replica runs this order, in the same process where that is possible."""
+        self._touch(at_once=True)
         host = self._known(order.replica)
         within = host.order.runtime == order.runtime == "python" and host.state == STARTED and not host.ending
         if not (within and _same_process(host.order, order) and host.channel is not None):
@@ -87,6 +94,7 @@ class Supervisor:
 
     def adjust(self, order: HostOrder) -> None:
         """Policy, grace and log of this order count from now on."""
+        self._touch(at_once=True)
         host = self._known(order.replica)
         if host.whole and host.order.spec_hash != order.spec_hash:
             raise Refused(f"{order.replica} runs another spec", code="OTHER_SPEC", hint="reconfigure or start it")
@@ -97,6 +105,7 @@ class Supervisor:
 
     def rename(self, replica: str, order: HostOrder) -> None:
         """The row and process of `replica` are those of `order.replica` from now on."""
+        self._touch(at_once=True)
         host = self._known(replica)
         other = self.hosts.get(order.replica)
         if other is not None and other is not host:
@@ -114,6 +123,7 @@ class Supervisor:
 
     def forget(self, replica: str) -> None:
         """There is no row of this replica any more."""
+        self._touch(at_once=True)
         host = self.hosts.get(replica)
         if host is None:
             return
@@ -211,6 +221,7 @@ class Supervisor:
         self._quiet(host)
         host.state, host.healthy, host.retry_at, host.started_at = STARTING, False, None, linux.wall()
         self.processes.launch(host)
+        self._touch(at_once=True)
         self._note(host)
 
     def _crashed(self, host: Hosted) -> None:
@@ -295,19 +306,30 @@ class Supervisor:
             self.changed(host)
         self._touch()
 
-    def _touch(self) -> None:
+    def _touch(self, *, at_once: bool = False) -> None:
+        """The state file follows: by the end of this turn what was asked or is to be launched, the rest a little later."""
         self._dirty = True
+        self._at_once = self._at_once or at_once
         if not self._settling:
             self._settling = True
             self._loop.soon(self._finish_turn)
 
     def _finish_turn(self) -> None:
         self._settling = False
-        self.save()
+        if self._at_once:
+            self.save()
+        elif not self._later:
+            self._later = True
+            self._loop.at(linux.now() + SAVE_LATER, self._save_later)
         self.processes.release()  # only now: nothing runs whose order is not on disk
+
+    def _save_later(self) -> None:
+        self._later = False
+        self.save()
 
     def save(self) -> None:
         """The state file holds all hosts; when it cannot be written, a problem says so and it is tried again."""
+        self._at_once = False
         if not self._dirty:
             return
         try:
