@@ -16,8 +16,10 @@ from pathlib import Path
 from agent.keeper.client import KeeperClient
 from agent.keeper.ensure import ensure_keeper
 from agent.keeper.protocol import Code, HostOrder, HostRow
+from tests.bench import figures
 
 COLD = 15
+COUNT = 300  # hosts alive
 MODULE = """
 from agent.sdk import Component
 
@@ -59,12 +61,6 @@ def _pss(pid: int) -> float:
     raise RuntimeError("no PSS")
 
 
-def _line(what: str, values: list[float], unit: str, target: str) -> None:
-    ordered = sorted(values)
-    p99 = ordered[min(len(ordered) - 1, int(len(ordered) * 0.99))]
-    print(f"{what:<44} p50 {statistics.median(values):8.2f}  p99 {p99:8.2f} {unit:<4} target {target}")
-
-
 async def _measure(root: Path, count: int) -> None:
     (root / "tdie_bench_idle.py").write_text(MODULE)
     cold = []
@@ -72,7 +68,7 @@ async def _measure(root: Path, count: int) -> None:
         began = time.perf_counter()
         await asyncio.to_thread(subprocess.run, [sys.executable, "-I", "-c", FULL], check=True)
         cold.append((time.perf_counter() - began) * 1000)
-    _line("cold process with a host's imports", cold, "ms", "-")
+    figures.line("cold process with a host's imports", cold, "ms")
     keeper = await ensure_keeper(root / "data")
     watched = Watched(keeper)
     async with asyncio.TaskGroup() as tasks:
@@ -93,22 +89,19 @@ async def _hosts(keeper: KeeperClient, watched: Watched, root: Path, count: int,
         await keeper.start(_order(root, number))
         ended = await watched.until(lambda rows, n=number: f"idle.{n}" in rows and rows[f"idle.{n}"].healthy)  # type: ignore[misc]
         single.append((ended - began) * 1000)
-    _line(
-        "start asked → healthy told, one at a time",
-        single,
-        "ms",
-        f"≥ 50× cold: {cold / statistics.median(single):.0f}×",
-    )
+    figures.line("start asked → healthy told, one at a time", single, "ms")
+    figures.ratio("… against a cold process", cold / statistics.median(single), 50)
     began = time.perf_counter()
     await asyncio.gather(*(keeper.start(_order(root, number)) for number in range(50, count)))
     ended = await watched.until(lambda rows: len(rows) > count and all(row.healthy for row in rows.values()))
     each = (ended - began) * 1000 / (count - 50)
-    print(f"{count - 50} at once: {ended - began:.2f} s, {each:.2f} ms each, target ≥ 50× cold: {cold / each:.0f}×")
-    _line(
-        f"PSS of an idle host, {count} alive", [_pss(row.pid) for row in watched.rows.values() if row.pid], "MiB", "≤ 4"
-    )
+    figures.value(f"{count - 50} starts at once, each", each, "ms")
+    figures.ratio("… against a cold process", cold / each, 50)
+    memory = [_pss(row.pid) for row in watched.rows.values() if row.pid]
+    figures.line(f"PSS of an idle host whose API was not called, {count} alive", memory, "MiB", 4)
     about = await keeper.about()
-    print(f"PSS of keeper {_pss(about['pid']):.1f} MiB, zygote {_pss(about['zygote']['pid']):.1f} MiB")
+    figures.value("PSS of the keeper", _pss(about["pid"]), "MiB")
+    figures.value("PSS of the zygote", _pss(about["zygote"]["pid"]), "MiB")
     replaced = []
     for number in range(30):
         before = watched.rows[f"idle.{number}"]
@@ -119,18 +112,14 @@ async def _hosts(keeper: KeeperClient, watched: Watched, root: Path, count: int,
             lambda rows, n=number, old=before.pid: rows[f"idle.{n}"].healthy and rows[f"idle.{n}"].pid != old  # type: ignore[misc]
         )
         replaced.append((ended - began) * 1000)
-    _line("SIGKILL → replacement healthy", replaced, "ms", "≤ 20, p99 ≤ 50")
+    figures.line("SIGKILL → replacement healthy", replaced, "ms", 20, 50)
     began = time.perf_counter()
     await asyncio.gather(*(keeper.stop(replica) for replica in list(watched.rows)))
     ended = await watched.until(lambda rows: all(row.state == "Stopped" for row in rows.values()))
-    print(f"stop of {count + 1}: {ended - began:.2f} s, {(ended - began) * 1000 / (count + 1):.2f} ms each")
+    figures.value(f"{count + 1} stops at once, each", (ended - began) * 1000 / (count + 1), "ms")
 
 
 def main() -> None:
-    count = int(sys.argv[1]) if len(sys.argv) > 1 else 300
-    with tempfile.TemporaryDirectory() as folder:
-        asyncio.run(_measure(Path(folder), count))
-
-
-if __name__ == "__main__":
-    main()
+    """Print the figures."""
+    with tempfile.TemporaryDirectory(prefix="tdie-bench-") as folder:
+        asyncio.run(_measure(Path(folder), COUNT))

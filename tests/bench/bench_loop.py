@@ -82,7 +82,7 @@ class Measured:
             return made
 
         self.loop.cycle = measured  # type: ignore[method-assign]
-        loop_module.plan = planned
+        loop_module.plan = planned  # type: ignore[attr-defined]
 
     def _collected(self, phase: str, _info: dict[str, int]) -> None:
         if phase == "start":

