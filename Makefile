@@ -4,17 +4,18 @@ BIN := .venv/bin
 .PHONY: demo demo-check test bench lint types imports schemas check pins clean
 
 .venv/.ready: requirements-dev.txt pyproject.toml
-	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "tdie needs Python 3.11 or later: make PYTHON=...")'
-	$(PYTHON) -m venv .venv
-	$(BIN)/pip install --quiet --disable-pip-version-check --require-hashes -r requirements-dev.txt
-	$(BIN)/pip install --quiet --disable-pip-version-check --no-build-isolation --no-deps --editable .
-	touch $@
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "tdie needs Python 3.11 or later: make PYTHON=...")'
+	@echo "setting up .venv (once) ..."
+	@$(PYTHON) -m venv .venv
+	@$(BIN)/pip install --quiet --disable-pip-version-check --require-hashes -r requirements-dev.txt
+	@$(BIN)/pip install --quiet --disable-pip-version-check --no-build-isolation --no-deps --editable .
+	@touch $@
 
 demo: .venv/.ready          ## the sample repository, running on this machine; Ctrl-C stops everything
-	$(BIN)/python -m reconciler.demo
+	@$(BIN)/python -m reconciler.demo
 
 demo-check: .venv/.ready    ## the same detached: start, push a change, verify, stop, nothing left
-	$(BIN)/python -m reconciler.demo --check
+	@$(BIN)/python -m reconciler.demo --check
 
 test: .venv/.ready
 	$(BIN)/pytest -n 2
