@@ -15,7 +15,7 @@ from tests.bench import figures
 from tests.bench.system import Bench, documents, packages, system
 
 VERSIONS = ("1.0.0", "1.1.0")
-ONE, HUNDRED = 30, 8  # rounds
+ONE, HUNDRED = 20, 8  # rounds
 
 
 async def _rounds(bench: Bench, name: str, replicas: int, count: int, *, pushed: bool = False) -> list[float]:
