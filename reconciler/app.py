@@ -124,6 +124,7 @@ async def _until_told(loop: Loop, app: FastAPI, listener: socket.socket) -> None
             await told.wait()
             log.info("stopping; the fleet goes on without this controller")
             server.should_exit = True
+            loop.board.close()
             work[1].cancel()
 
 

@@ -47,6 +47,13 @@ class Board:
         self.observed: ObservedState | None = None
         self.plan: Plan | None = None
         self.error: str = ""
+        self.closed = False
+
+    def close(self) -> None:
+        """Nobody waits for events any more: every waiting reader is answered at once."""
+        self.closed = True
+        for listener in list(self._listeners):
+            listener()
 
     def leads(self, term: Term) -> None:
         """This controller leads with this term."""

@@ -143,12 +143,12 @@ def routes(loop: Loop, packages: PackageSource, nodes: NodeApi, clock: Clock, gi
         after: Annotated[int, Query(ge=0)] = 0, wait: Annotated[float, Query(ge=0, le=60)] = 0
     ) -> dict[str, Any]:
         """Events with a higher number than `after`; waits up to `wait` seconds for the first."""
-        if not (found := _after(board, after)) and wait:
+        if not (found := _after(board, after)) and wait and not board.closed:
             woken = asyncio.Event()
             stop = board.listen(woken.set)
             try:
                 async with asyncio.timeout(wait):
-                    while not (found := _after(board, after)):
+                    while not (found := _after(board, after)) and not board.closed:
                         await woken.wait()
                         woken.clear()
             except TimeoutError:

@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import json
 import sys
+import time
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from cyclopts import Parameter
 
-from agent.errors import Invalid, Missing
+from agent.errors import Invalid, Missing, Waiting
 from reconciler.cli import show
 from reconciler.cli.main import app
 from reconciler.cli.options import Cluster, ConsulAddress, TokenFile
 from reconciler.cli.out import Output, note, say, say_json
-from reconciler.connect import leader, spot
+from reconciler.connect import Spot, leader, spot
 
 
 @app.command
@@ -102,19 +103,33 @@ def events(
     token_file: TokenFile = None,
 ) -> int:
     """What happened lately, oldest first; with --follow also what happens next."""
-    after = 0
-    with leader(spot(cluster, consul, token_file)) as master:
+    where = spot(cluster, consul, token_file)
+    _tell_events(where, 0, output, follow=follow)
+    while follow:  # the leader went: its successor numbers its events anew
+        time.sleep(1.0)
+        try:
+            _tell_events(where, 0, output, follow=True)
+        except Waiting as error:
+            note(str(error))
+    return 0
+
+
+def _tell_events(where: Spot, after: int, output: str, *, follow: bool) -> int:
+    """Print events after this number; with `follow` until the controller does not answer any more. The last number."""
+    with leader(where) as master:
         while True:
-            answer = master.get("/events", timeout=70.0, after=after, wait=50 if follow and after else 0)
+            try:
+                answer = master.get("/events", timeout=70.0, after=after, wait=50 if follow and after else 0)
+            except Waiting:
+                if after:
+                    return after
+                raise
             for event in answer["items"]:
-                say(
-                    json.dumps(event)
-                    if output == "json"
-                    else f"{event['at'][:19]}Z  {event['code']:<16} {event['detail']}"
-                )
+                line = f"{event['at'][:19]}Z  {event['code']:<16} {event['detail']}"
+                say(json.dumps(event) if output == "json" else line)
                 after = event["number"]
             if not follow:
-                return 0
+                return after
 
 
 @app.command
