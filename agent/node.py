@@ -14,7 +14,8 @@ from agent.apply import Applier
 from agent.carry import Carrier, HostTable
 from agent.checks import entry
 from agent.edges import Edges, NodeSettings
-from agent.errors import Invalid, Missing, Refused, TdieError
+from agent.errors import Invalid, Missing, Refused, TdieError, Waiting
+from agent.keeper.sandbox import DEGRADED as SANDBOX_DEGRADED
 from agent.ledger import Remembered
 from agent.packages.retention import collectable
 from agent.probes import Probes
@@ -39,6 +40,7 @@ from agent.wire import (
 
 log = structlog.get_logger("agent")
 
+KEEPER_LOOK = 15.0  # seconds between looks at what the keeper says of itself
 _MOVING = (ReplicaState.STARTING, ReplicaState.STOPPING, ReplicaState.BACKOFF)
 _NAME_PATIENCE = 10.0  # seconds an agent waits for Consul before it starts without having checked its name
 
@@ -97,6 +99,7 @@ class Agent:
                 tasks.create_task(self.table.follow(), name="follow keeper")
                 tasks.create_task(self._applier.run(), name="apply")
                 tasks.create_task(self._probes.run(), name="probes")
+                tasks.create_task(self._watch_keeper(), name="watch the keeper's problems")
         except* NameTaken as taken:
             raise taken.exceptions[0] from None
 
@@ -125,6 +128,25 @@ class Agent:
         except TdieError as error:  # Consul's checks say so by themselves; what runs here must end all the same
             log.warning("entries in Consul stay until their checks lapse", error=str(error))
         return left
+
+    async def _watch_keeper(self) -> None:
+        """What the keeper says of itself is a problem of this node while it lasts."""
+        known: set[str] = set()
+        while True:
+            try:
+                found = dict(await self._edges.keeper.problems())
+            except Waiting:
+                found = {}  # that it is away is said by who follows it
+            if not self._limits_wanted():
+                found.pop(SANDBOX_DEGRADED, None)  # nobody asked for limits: nothing is missing
+            for code in known | found.keys():
+                self._problem(code, found.get(code, ""))
+            known = set(found)
+            await asyncio.sleep(KEEPER_LOOK)
+
+    def _limits_wanted(self) -> bool:
+        orders = self.assignment.replicas if self.assignment else ()
+        return any(order.spec.resources.cpu or order.spec.resources.memory for order in orders)
 
     @property
     def ready(self) -> bool:

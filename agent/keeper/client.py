@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -52,6 +52,17 @@ class KeeperClient:
     async def about(self) -> dict[str, Any]:
         """The keeper itself: `pid, zygote {pid, ready, replaced}, problems [{code, detail}], sandbox, hosts, protocol`."""
         found: dict[str, Any] = await self._ask({"do": "about"})
+        return found
+
+    async def problems(self) -> Mapping[str, str]:
+        about = await self.about()
+        found: dict[str, str] = {}
+        for each in about["problems"]:
+            before = found.get(each["code"])
+            found[each["code"]] = f"{before}; {each['detail']}" if before else str(each["detail"])
+        if code_and_text := str(about["sandbox"]):
+            code, _, text = code_and_text.partition(" ")
+            found[code] = text
         return found
 
     async def shutdown(self, *, timeout: float | None = 60.0) -> tuple[str, ...]:

@@ -95,6 +95,10 @@ class Keeper(Protocol):
 
     async def rows(self) -> tuple[HostRow, ...]: ...
 
+    async def problems(self) -> Mapping[str, str]:
+        """What is wrong with the keeper itself: stable code → sentence; SANDBOX_DEGRADED when limits are not whole."""
+        ...
+
     def events(self) -> AsyncIterator[HostRow]:
         """Every row once, then each row whenever it changes; ends with Waiting when the keeper is gone."""
         ...

@@ -31,6 +31,7 @@ class Machine:
     rows: dict[str, HostRow] = field(default_factory=dict)
     packages: dict[str, Installed] = field(default_factory=dict)
     broken: set[str] = field(default_factory=set)  # versions (name@version) whose hosts never become healthy
+    problems: dict[str, str] = field(default_factory=dict)  # what its keeper says of itself
     listeners: list[asyncio.Queue[HostRow | None]] = field(default_factory=list)
 
     def put(self, row: HostRow) -> None:
@@ -133,6 +134,10 @@ class SimKeeper:
     async def rows(self) -> tuple[HostRow, ...]:
         self._must_be_up()
         return tuple(self._machine.rows.values())
+
+    async def problems(self) -> Mapping[str, str]:
+        self._must_be_up()
+        return dict(self._machine.problems)
 
     async def events(self) -> AsyncIterator[HostRow]:
         self._must_be_up()
