@@ -107,7 +107,7 @@ class Processes:
         self.connect(host, ours)
         assert host.channel is not None
         host.channel.write(f'{{"order":{host.order_text},"socket":{json.dumps(self._keeper_socket)}}}\n'.encode())
-        launch, generation = host.launch, self.zygote.generation  # of this flight: the host may be on a later one by then
+        launch, generation = host.launch, self.zygote.generation  # of this flight: a later one is not judged by it
         self._loop.at(linux.now() + LAUNCH_LIMIT, lambda: self._check_flight(host, launch, generation))
         return True
 

@@ -16,13 +16,13 @@ def test_a_problem_is_reported_while_it_lasts() -> None:
         machine = world.add_machine("a").machine
         machine.problems = {"STUCK_UNKILLABLE": "web.0 pid 7", DEGRADED: "no cgroup"}
         world.start_agent("a")
-        seen = []
-        for left in ({}, {}):
+        seen: list[list[str]] = []
+        for _ in range(2):
             await asyncio.sleep(KEEPER_LOOK + 1)
             agent = world.nodes["a"].agent
             assert agent is not None
             seen.append([problem.code for problem in agent.book.whole().problems])
-            machine.problems = left
+            machine.problems = {}
         await world.close()
         return seen
 
