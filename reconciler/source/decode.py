@@ -109,6 +109,13 @@ def _not_available(document: AnyDocument) -> Iterable[tuple[Path, str]]:
         case Cluster(spec=cluster):
             if cluster.sync.windows:
                 yield ("spec", "sync", "windows"), f"sync.windows {later}; leave it empty"
+            if cluster.sync.prune == "all":
+                yield ("spec", "sync", "prune"), f"sync.prune: all {later}; use true or false"
+            if not cluster.sync.self_heal:
+                yield (
+                    ("spec", "sync", "selfHeal"),
+                    f"sync.selfHeal: false {later}: agents heal their own nodes; use true",
+                )
             if cluster.leases.profile != "default":
                 yield ("spec", "leases", "profile"), f"leases.profile {cluster.leases.profile} {later}"
         case Package(spec=package):
@@ -121,6 +128,8 @@ def _not_available(document: AnyDocument) -> Iterable[tuple[Path, str]]:
                 yield ("spec", "update", "canary"), f"update.canary {later}; use 0"
             if spec.update.auto_revert:
                 yield ("spec", "update", "autoRevert"), f"update.autoRevert {later}; use false"
+            if "progress_deadline" in spec.update.model_fields_set:
+                yield ("spec", "update", "progressDeadline"), f"update.progressDeadline {later}; use healthyDeadline"
             if spec.health.component is not None:
                 yield ("spec", "health", "component"), f"health.component {later}; use http, tcp or exec"
 
