@@ -9,7 +9,6 @@ from itertools import count
 from typing import Any
 
 from agent.clock import Clock
-from agent.errors import TdieError
 from reconciler.execution.leadership import Term
 from reconciler.execution.publish import Sent
 from reconciler.model.desired import DesiredState
@@ -119,8 +118,3 @@ class Board:
         self.events.append(Event(next(self._numbers), at, code, detail, fields))
         for listener in list(self._listeners):
             listener()
-
-
-def unknown_state(detail: str) -> TdieError:
-    """What an API answers before the first cycle has ended."""
-    return TdieError(detail, code="NOT_READY", hint="try again in a moment")

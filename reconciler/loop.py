@@ -25,6 +25,7 @@ from reconciler.wakeups import Wakeups
 
 log = structlog.get_logger("loop")
 
+LOOK_AT_GIT = frozenset({"git", "person"})  # a lapsed hold needs no fetch; the source's own interval says "git"
 LONGEST = 50.0  # seconds between looks when nothing wakes the loop
 AGAIN = 1.0  # … after a cycle that did not end well
 SHORTEST = 0.005  # … and never less, so that a moment that has just come cannot spin the loop
@@ -70,7 +71,6 @@ class Loop:
         self._settled = Settled(None)
         self._record = Record()
         self._record_stale = True
-        self._source_stale = True
         self._frozen = False
 
     async def run(self) -> None:
@@ -132,12 +132,10 @@ class Loop:
     async def _watch_source(self) -> None:
         while True:
             await self._edges.source.changed()
-            self._source_stale = True
             self._wakeups.wake("git")
 
     async def _cycles(self, sourced: Sourced, publisher: Publisher, term: Term) -> None:
         while True:
-            self._source_stale = False
             try:
                 settled = await self.cycle(sourced, publisher, term)
                 wait = self._until(settled)
@@ -148,7 +146,7 @@ class Loop:
                 log.warning("cycle not finished", error=str(error))
                 wait = AGAIN
             reasons = await self._wakeups.wait(wait)
-            if self._source_stale or "timer" in reasons or "person" in reasons:
+            if reasons & LOOK_AT_GIT:
                 sourced = await self._edges.source.look()
 
     async def cycle(self, sourced: Sourced, publisher: Publisher, term: Term) -> Settled:
@@ -167,7 +165,11 @@ class Loop:
             return self._settled
         sent = await publisher.publish(decided, observed)
         await self.record.put_last_good(desired.commit, desired.subject, term.session)
-        self._settled = Settled(decided, sent, _earliest(decided.look_again_at, presence_changes))
+        again = _earliest(decided.look_again_at, presence_changes)
+        if len(sent) < len(decided.targets):  # somebody held a lock, perhaps for a moment only: send the rest again
+            self._settled = Settled(None, sent, _earliest(again, Monotonic(self._edges.clock.now() + AGAIN)))
+        else:
+            self._settled = Settled(decided, sent, again)
         self.board.planned(desired, observed, decided, sent)
         if decided.healthy and not self._frozen:
             self._frozen = True

@@ -79,4 +79,3 @@ class Record:
 
     approved: frozenset[str] = frozenset()  # change ids a person has approved (`tdie apply`)
     confirmed_prune: str = ""  # plan digest for which a person confirmed stops beyond the limit
-    stable: Mapping[str, str] = field(default_factory=dict)  # instance -> spec hash that last was wholly healthy

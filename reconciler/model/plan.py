@@ -117,7 +117,3 @@ class Plan:
     def counts(self) -> Counter[Verdict]:
         """How many changes of each verdict."""
         return Counter(change.verdict for change in self.changes)
-
-    def held(self, change: str) -> Hold | None:
-        """The hold on a change, if any."""
-        return next((hold for hold in self.holds if hold.change == change), None)

@@ -211,14 +211,10 @@ class Fleet:
                 raise HigherEpoch(node.view.name, report.epoch)
             if node.reclaim or report.agent != answer.report.agent:
                 return  # it restarted, or a send got lost: ask anew what is in force
-            if report.replicas or report.removed or not report.base or self._differs(node, report):
-                node.view = views.reported_view(node.view, report, self._clock.now())
+            after = views.reported_view(node.view, report, self._clock.now())
+            if after != node.view:  # a poll that ran out brings nothing new
+                node.view = after
                 self._changed("report")
-
-    def _differs(self, node: _Node, report: Report) -> bool:
-        """Whether a report without rows still says something new (accepted, packages, problems)."""
-        after = views.reported_view(node.view, report, self._clock.now())
-        return after != node.view
 
     def _must_be(self, node: _Node, report: Report) -> None:
         if (report.node, report.cluster) != (node.view.name, self._cluster):

@@ -34,6 +34,7 @@ class SimSource:
 
     def __init__(self) -> None:
         self.sourced = Sourced(None)
+        self.look_takes = 0.0  # seconds
         self._moved = asyncio.Event()
 
     def push(self, sourced: Sourced) -> None:
@@ -42,7 +43,9 @@ class SimSource:
         self._moved.set()
 
     async def look(self, *, fetch: bool = True) -> Sourced:
-        return self.sourced
+        found = self.sourced
+        await asyncio.sleep(self.look_takes)
+        return found
 
     async def changed(self) -> None:
         with suppress(TimeoutError):

@@ -165,10 +165,8 @@ def test_a_taken_port_is_a_sentence(own_embedded: Any, tmp_path: Path) -> None:
 # ------------------------------------------------------------------------------------------- other clients, odd requests
 
 
+@pytest.mark.consul
 def test_the_consul_program_works_against_the_embedded_one(consul_server: Any) -> None:
-    if consul_server.binary is None:
-        pytest.skip("NO REAL CONSUL: run .ci/consul, put consul on PATH or set TDIE_CONSUL")
-
     def consul(*arguments: str) -> str:
         environ = {"CONSUL_HTTP_ADDR": consul_server.http, "PATH": os.environ["PATH"], "HOME": "/nonexistent"}
         command = [str(consul_server.binary), *arguments]

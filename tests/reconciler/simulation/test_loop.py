@@ -1,0 +1,57 @@
+"""What the loop must not lose between two looks; on virtual time."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterable
+
+import pytest
+
+from reconciler.execution.locks import NodeLocks
+from reconciler.simulation import virtual
+from reconciler.simulation.script import Stage
+from reconciler.simulation.world import World
+
+
+async def begun() -> Stage:
+    stage = Stage(World())
+    for number, line in enumerate(("fleet a", "controller one", "commit web@1.0 on 1", "settle")):
+        await stage.do(number, line)
+    return stage
+
+
+def test_a_push_during_a_look_is_not_left_to_the_timer() -> None:
+    async def story() -> str:
+        stage = await begun()
+        stage.world.source.look_takes = 1.0
+        await stage.do(0, "commit web@1.1 on 1")
+        await asyncio.sleep(0.5)  # the loop is looking at the first commit
+        await stage.do(0, "commit web@1.2 on 1")
+        left = await stage.do(0, "settle within 10s")
+        shown = await stage.do(0, "show")
+        await stage.world.close()
+        return left + shown
+
+    assert virtual.run(story()) == "a: web.0 web@1.2.0"
+
+
+def test_a_target_whose_lock_was_taken_for_a_moment_is_sent_later(monkeypatch: pytest.MonkeyPatch) -> None:
+    take = NodeLocks.take
+    refused: list[list[str]] = []
+
+    async def once_refused(locks: NodeLocks, nodes: Iterable[str], why: str) -> frozenset[str]:
+        if not refused:
+            refused.append(sorted(nodes))
+            return frozenset()  # held by somebody who let go before the watch could show it
+        return await take(locks, nodes, why)
+
+    async def story() -> str:
+        stage = await begun()
+        monkeypatch.setattr(NodeLocks, "take", once_refused)
+        await stage.do(0, "commit web@1.1 on 1")
+        left = await stage.do(0, "settle within 10s")
+        await stage.world.close()
+        return left
+
+    assert virtual.run(story()) == ""
+    assert refused == [["a"]]
