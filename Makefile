@@ -42,7 +42,7 @@ pins:                       ## compile the pinned requirements anew (needs uv)
 	for set in "requirements.txt --extra controller" "requirements-agent.txt" \
 	           "requirements-dev.txt --extra controller --group dev"; do \
 	  set -- $$set; out=$$1; shift; \
-	  uv pip compile --quiet pyproject.toml "$$@" --generate-hashes --no-annotate --no-header --universal \
+	  $(BIN)/uv pip compile --quiet pyproject.toml "$$@" --generate-hashes --no-annotate --no-header --universal \
 	    --no-emit-index-url --no-emit-find-links --python-version 3.11 -o $$out; \
 	done
 
