@@ -12,8 +12,8 @@ from agent.host.loading import CannotLoad
 from agent.host.members import Members, make
 from agent.host.states import Call, HostState, after
 from agent.keeper.protocol import HostOrder
+from agent.sdk.errors import SettingsError
 from agent.sdk.extension import describe
-from agent.sdk.settings import SettingsError
 
 log = logging.getLogger("host")
 

@@ -26,9 +26,13 @@ class Services:
     publisher_settings: PublisherSettings
 
 
-def construct(found: type[Extension], services: Services) -> Extension:
-    """An object of the class, bound before its constructor runs. CannotLoad names a parameter nobody can fill."""
-    arguments = {name: _service(found, name, kind, services) for name, kind in _wanted(found).items()}
+def construct(found: type[Extension], services: Services, **given: object) -> Extension:
+    """An object of the class, bound before its constructor runs. CannotLoad names a parameter nobody can fill.
+
+    `given` are arguments that a test hands over itself.
+    """
+    wanted = {name: kind for name, kind in _wanted(found).items() if name not in given}
+    arguments = {name: _service(found, name, kind, services) for name, kind in wanted.items()} | given
     made = found.__new__(found)
     made._bound = services.binding
     made.__init__(**arguments)  # type: ignore[misc]

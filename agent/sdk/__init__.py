@@ -1,9 +1,24 @@
-"""PUBLIC: what authors of components and publishers import. It stays light: standard library only."""
+"""PUBLIC: what authors of components and publishers import. It stays light: standard library only.
 
+    from agent.sdk import Component, Message, MessagePublisher, Settings
+
+    class Greeter(Component):
+        def __init__(self, settings: Settings, publisher: MessagePublisher) -> None:
+            self._name = settings.text("name", "world")
+            self._publisher = publisher
+
+        async def start(self) -> None:
+            await self._publisher.publish(Message(f"Hello, {self._name}", type="Greeting"))
+
+`agent.sdk.testing` runs one in a unit test; `tdie init component NAME` makes a package with one.
+"""
+
+from agent.sdk.errors import SettingsError
 from agent.sdk.extension import Component, Extension, InstanceId, MessagePublisher, ObjectState
 from agent.sdk.message import Message
 from agent.sdk.periodic import periodic
-from agent.sdk.settings import PublisherSettings, Settings, SettingsError
+from agent.sdk.retrying import finish, pauses, retry
+from agent.sdk.settings import PublisherSettings, Settings
 
 __all__ = [
     "Component",
@@ -15,5 +30,8 @@ __all__ = [
     "PublisherSettings",
     "Settings",
     "SettingsError",
+    "finish",
+    "pauses",
     "periodic",
+    "retry",
 ]

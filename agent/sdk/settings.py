@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final, TypeVar, overload
 
-from agent.errors import Invalid
+from agent.sdk.errors import SettingsError
+from agent.sdk.filling import filled
+from agent.sdk.secrets import resolved
 
 T = TypeVar("T")
 
@@ -20,12 +22,6 @@ REQUIRED: Final = _Required()
 _TRUE = frozenset({"true", "yes", "on", "1"})
 _FALSE = frozenset({"false", "no", "off", "0"})
 _UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
-
-
-class SettingsError(Invalid):
-    """A setting is missing or makes no sense; the text names its key."""
-
-    code = "SETTING_INVALID"
 
 
 class Settings(Mapping[str, Any]):
@@ -151,21 +147,55 @@ class Settings(Mapping[str, Any]):
             raise self._wrong(key, "a path")
         return Path(value).expanduser().absolute()
 
+    @overload
+    def secret(self, key: str) -> str: ...
+    @overload
+    def secret(self, key: str, default: T) -> str | T: ...
+    def secret(self, key: str, default: object = REQUIRED) -> object:
+        """A text that may be named instead of written down: `env:NAME` or `file:PATH` is read on this machine."""
+        text = self.text(key, default)
+        return resolved(text, key, self.name) if isinstance(text, str) and text is not default else text
+
+    @overload
+    def choice(self, key: str, allowed: Sequence[str]) -> str: ...
+    @overload
+    def choice(self, key: str, allowed: Sequence[str], default: T) -> str | T: ...
+    def choice(self, key: str, allowed: Sequence[str], default: object = REQUIRED) -> object:
+        """One of the allowed texts."""
+        found = self._find(key, default)
+        if found is None:
+            return default
+        if found[0] not in allowed:
+            raise self._wrong(key, f"one of {', '.join(allowed)}")
+        return found[0]
+
+    @overload
+    def sequence(self, key: str) -> tuple[Any, ...]: ...
+    @overload
+    def sequence(self, key: str, default: T) -> tuple[Any, ...] | T: ...
+    def sequence(self, key: str, default: object = REQUIRED) -> object:
+        """The items of a list, as they were configured."""
+        found = self._find(key, default)
+        if found is None:
+            return default
+        if not isinstance(found[0], list | tuple):
+            raise self._wrong(key, "a list")
+        return tuple(found[0])
+
     def into(self, model: type[T]) -> T:
-        """The settings as an instance of a pydantic model; the error names every key that does not fit."""
-        validate = getattr(model, "model_validate", None)
-        if validate is None:
-            raise TypeError(f"{model.__name__} is no pydantic model")
-        try:
-            fitted: T = validate(self._values)
-        except ValueError as error:
-            listed = getattr(error, "errors", None)
-            if listed is None:
-                raise SettingsError(str(error), where=self.name) from error
-            found = listed(include_url=False, include_input=False)
-            wrong = "; ".join(f"{'.'.join(map(str, e['loc'])) or 'settings'}: {e['msg']}" for e in found)
-            raise SettingsError(wrong, where=self.name) from error
-        return fitted
+        """The settings as an instance of a dataclass or a pydantic model; the error names every key that does not fit.
+
+        A field `retry_delay` of a dataclass is read from `retryDelay`; str, int, float, bool, Path, timedelta (a duration),
+        Literal, lists and optional fields are converted as the methods above do, and unknown keys are refused:
+
+            @dataclass(frozen=True)
+            class Wanted:
+                input_path: Path
+                retry_delay: timedelta = timedelta(seconds=30)
+
+            wanted = settings.into(Wanted)
+        """
+        return filled(model, self)
 
     def _find(self, key: str, default: object) -> tuple[Any] | None:
         if key in self._values and self._values[key] is not None:
