@@ -17,7 +17,14 @@ _PLACEHOLDER = re.compile(r"\{(settings\.[^{}\s]+|port)\}")
 
 
 def host_order(
-    order: ReplicaOrder, *, node: str, port: int, log: str, installed: Mapping[str, Installed], correlation_id: str = ""
+    order: ReplicaOrder,
+    *,
+    node: str,
+    port: int,
+    log: str,
+    installed: Mapping[str, Installed],
+    correlation_id: str = "",
+    bus: str = "",
 ) -> HostOrder:
     """Everything the keeper needs. Raises Missing (PACKAGE_MISSING) or Invalid (COMMAND_PLACEHOLDER)."""
     spec, policy = order.spec, order.policy
@@ -31,6 +38,8 @@ def host_order(
         runtime=package.runtime,
         component=_code(package, spec.settings),
         publisher=_code(_installed(publisher.package, installed), publisher.settings) if publisher else None,
+        subscriptions=tuple((s.topic, s.type) for s in spec.subscribe),
+        bus=bus,
         command=tuple(filled(part, spec.settings, port) for part in package.command),
         env=dict(spec.env),
         port=port,

@@ -72,6 +72,13 @@ class PublisherSpec(Wire):
     settings: Mapping[str, Any] = Field(default_factory=dict)
 
 
+class SubscriptionSpec(Wire):
+    """Messages a replica gets: those of a topic, and with `type` only those of this type."""
+
+    topic: str
+    type: str = ""
+
+
 class Resources(Wire):
     """Upper bounds of one replica: cores, and bytes of memory. None is unbounded."""
 
@@ -87,6 +94,8 @@ class ReplicaSpec(Wire):
     env: Mapping[str, str] = Field(default_factory=dict)
     publisher: PublisherSpec | None = None
     resources: Resources = Resources()
+    # left out when empty: specs without subscriptions keep their hash, and older agents understand them
+    subscribe: tuple[SubscriptionSpec, ...] = Field(default=(), exclude_if=lambda subscribed: not subscribed)
 
     def hash(self) -> str:
         """Hex sha256 over the canonical form; equal hashes mean the same process would do."""

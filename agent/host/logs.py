@@ -8,6 +8,7 @@ import time
 from typing import Any
 
 from agent.keeper.protocol import HostOrder
+from agent.sdk.message import correlation
 
 _STANDARD = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
 
@@ -28,8 +29,8 @@ class JsonLines(logging.Formatter):
             "logger": record.name,
             "message": record.getMessage(),
         }
-        if self.order.correlation_id:
-            said["correlationId"] = self.order.correlation_id
+        if correlated := correlation.get() or self.order.correlation_id:
+            said["correlationId"] = correlated
         said |= {key: value for key, value in vars(record).items() if key not in _STANDARD and key not in said}
         if record.exc_info:
             said["error"] = self.formatException(record.exc_info)

@@ -7,18 +7,20 @@ import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from agent.host.inbound import FromBus, Inbound
 from agent.host.injection import Services, construct
 from agent.host.loading import load
 from agent.keeper.protocol import Code, HostOrder
-from agent.sdk.extension import Binding, Component, Extension, MessagePublisher, ObjectState
-from agent.sdk.message import Message
+from agent.sdk.extension import Binding, Component, Deliver, Extension, MessagePublisher, ObjectState
+from agent.sdk.message import Message, Subscription, correlation
 from agent.sdk.settings import PublisherSettings, Settings
 
 TASKS_END_WITHIN = 5.0
 
 
 class Sourced(MessagePublisher):
-    """A component's view of its publisher: messages without a source or correlation id get the replica's."""
+    """A component's view of its publisher: messages without a source get the replica's name, those without a correlation
+    id that of the message being received, or else the replica's."""
 
     def __init__(self, inner: MessagePublisher, order: HostOrder) -> None:
         self._inner, self._order = inner, order
@@ -34,11 +36,14 @@ class Sourced(MessagePublisher):
                 type=message.type,
                 source=message.source or self._order.replica,
                 properties=message.properties,
-                correlation_id=message.correlation_id or self._order.correlation_id,
+                correlation_id=message.correlation_id or correlation.get() or self._order.correlation_id,
                 id=message.id,
                 timestamp=message.timestamp,
             )
         await self._inner.publish(message)
+
+    async def subscribe(self, subscription: Subscription, deliver: Deliver) -> None:
+        await self._inner.subscribe(subscription, deliver)
 
 
 @dataclass(slots=True)
@@ -47,6 +52,7 @@ class Members:
 
     component: Component
     publisher: MessagePublisher | None
+    inbound: Inbound | None = None
     closed: bool = False
 
     @property
@@ -63,7 +69,8 @@ class Members:
         return next((f"{member.cause}" for member in self.in_start_order if member.state is ObjectState.ERRORED), "")
 
     async def start(self) -> None:
-        """Publisher and then component are Started; when one cannot, what was started is stopped and all is closed."""
+        """Publisher and then component are Started, and then messages come; when one cannot, what was started is stopped
+        and all is closed."""
         begun: list[Extension] = []
         try:
             for member in self.in_start_order:
@@ -77,9 +84,14 @@ class Members:
             await _quietly(begun[:-1], reversed_stop=True)
             await self.close()
             raise
+        if self.inbound is not None:
+            self.inbound.start()
 
     async def stop(self) -> None:
-        """Component and then publisher are Stopped. The first error comes out once both were asked."""
+        """No message comes any more; component and then publisher are Stopped. The first error comes out once both were
+        asked."""
+        if self.inbound is not None:
+            await self.inbound.stop()
         errors: list[Exception] = []
         for member in reversed(self.in_start_order):
             try:
@@ -138,8 +150,11 @@ async def _end_tasks(member: Extension) -> None:
             member.log.warning("%s does not end when cancelled", task.get_name())
 
 
-def make(order: HostOrder, changed: Callable[[], None]) -> Members:
-    """Loaded and constructed members of an order; `changed` is called whenever one of their states changes."""
+def make(order: HostOrder, changed: Callable[[], None], bus: FromBus | None = None) -> Members:
+    """Loaded and constructed members of an order; `changed` is called whenever one of their states changes.
+
+    `bus` delivers from the node's bus.
+    """
     publisher = _publisher(order, changed)
     own = (
         PublisherSettings(order.publisher.settings, _name(order.publisher)) if order.publisher else PublisherSettings()
@@ -151,7 +166,7 @@ def make(order: HostOrder, changed: Callable[[], None]) -> Members:
         Services(binding, sourced, own),
     )
     assert isinstance(component, Component)
-    return Members(component, publisher)
+    return Members(component, publisher, Inbound(order, component, publisher, bus))
 
 
 def _publisher(order: HostOrder, changed: Callable[[], None]) -> MessagePublisher | None:

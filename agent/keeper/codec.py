@@ -13,7 +13,7 @@ from agent.keeper.protocol import Code, HostOrder, HostRow
 MAX_LINE = 32 << 20
 _ORDER = {f.name: f for f in dataclasses.fields(HostOrder)}
 _CODE = {f.name for f in dataclasses.fields(Code)}
-_TEXTS = ("replica", "instance", "node", "spec_hash", "runtime", "log", "restart_mode", "correlation_id")
+_TEXTS = ("replica", "instance", "node", "spec_hash", "runtime", "bus", "log", "restart_mode", "correlation_id")
 _NUMBERS = ("port", "stop_grace", "restart_attempts", "restart_interval", "restart_delay")
 
 
@@ -79,8 +79,9 @@ def order_from(raw: object) -> HostOrder:
         publisher = given.get("publisher")
         given["publisher"] = None if publisher is None else _code(publisher)
         given["command"] = tuple(given.get("command", ()))
+        given["subscriptions"] = tuple((topic, type_) for topic, type_ in given.get("subscriptions", ()))
         order = HostOrder(**given)
-    except (TypeError, KeyError) as error:
+    except (TypeError, KeyError, ValueError) as error:
         raise Invalid(f"the order is incomplete: {error}", code="ORDER_INVALID") from error
     _check(order)
     return order
@@ -109,6 +110,8 @@ def _check(order: HostOrder) -> None:
         wrong.append("runtime" if order.runtime != "exec" else "command")
     if not all(isinstance(part, str) and "\0" not in part for part in order.command):
         wrong.append("command")
+    if not all(isinstance(part, str) for subscription in order.subscriptions for part in subscription):
+        wrong.append("subscriptions")
     if not isinstance(order.env, dict) or not all(_variable(k, v) for k, v in order.env.items()):
         wrong.append("env")
     if order.restart_mode not in ("fail", "delay"):

@@ -33,6 +33,8 @@ class HostOrder:
     runtime: Literal["python", "exec"]
     component: Code  # for exec: its content root is the working directory
     publisher: Code | None = None
+    subscriptions: tuple[tuple[str, str], ...] = ()  # topic, and type or "" for all
+    bus: str = ""  # socket of the node's bus
     command: tuple[str, ...] = ()  # exec only; {settings…} already filled in
     env: Mapping[str, str] = field(default_factory=dict)
     port: int = 0

@@ -14,22 +14,26 @@
 """
 
 from agent.sdk.errors import SettingsError
-from agent.sdk.extension import Component, Extension, InstanceId, MessagePublisher, ObjectState
-from agent.sdk.message import Message
+from agent.sdk.extension import Component, Deliver, Extension, InstanceId, MessagePublisher, ObjectState
+from agent.sdk.message import Message, MessageInvalid, Subscription, derived_id
 from agent.sdk.periodic import periodic
 from agent.sdk.retrying import finish, pauses, retry
 from agent.sdk.settings import PublisherSettings, Settings
 
 __all__ = [
     "Component",
+    "Deliver",
     "Extension",
     "InstanceId",
     "Message",
+    "MessageInvalid",
     "MessagePublisher",
     "ObjectState",
     "PublisherSettings",
     "Settings",
     "SettingsError",
+    "Subscription",
+    "derived_id",
     "finish",
     "pauses",
     "periodic",

@@ -6,16 +6,20 @@ import asyncio
 import logging
 import uuid
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Any, NewType
+from typing import Any, NewType, TypeAlias
 
-from agent.sdk.message import Message
+from agent.errors import Refused
+from agent.sdk.message import Message, Subscription
 from agent.sdk.settings import Settings
 
 InstanceId = NewType("InstanceId", str)
 """32 hex digits that name one life of one extension object; annotate a constructor parameter with it to get it."""
+
+Deliver: TypeAlias = Callable[[Message], Awaitable[None]]
+"""Hands one message to the component; it is done when this returns, and comes again when it raises."""
 
 
 class ObjectState(StrEnum):
@@ -126,9 +130,24 @@ class MessagePublisher(Extension):
     async def publish(self, message: Message) -> None:
         """The message is on its way, or the error says why not."""
 
+    async def subscribe(self, subscription: Subscription, deliver: Deliver) -> None:
+        """Deliver what arrives for the subscription until cancelled; acknowledge a message once `deliver` has returned.
+
+        For publishers whose transport can deliver too. With any other, the host takes subscriptions from the node's bus.
+        """
+        raise Refused(f"{type(self).__name__} delivers no messages", code="NO_SUBSCRIBE")
+
 
 class Component(Extension):
     """Business logic."""
+
+    async def receive(self, message: Message) -> None:
+        """Work on one message of what the instance subscribes to, one at a time; for components that subscribe.
+
+        Returning acknowledges it. Raising, or the end of the process, has it tried again: a message may come twice, with
+        the same id. What is published meanwhile carries its correlation id.
+        """
+        raise Refused(f"{type(self).__name__} receives no messages", code="RECEIVE_MISSING")
 
 
 def describe(error: BaseException) -> str:

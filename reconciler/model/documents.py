@@ -55,6 +55,12 @@ def _prune(value: Any) -> str:
     return value if isinstance(value, str) else str(value).lower()
 
 
+def _topic(topic: str) -> str:
+    if not 1 <= len(topic) <= 200 or not topic.isprintable() or any(char.isspace() for char in topic):
+        raise ValueError(f"expected a topic, up to 200 characters without spaces, found {shown(topic)}")
+    return topic
+
+
 def _instance_name(name: str) -> str:
     if name == "consul" or name.startswith("tdie-"):
         raise ValueError(f"'{name}' is reserved for services of the system itself")
@@ -75,6 +81,11 @@ Prune = Annotated[
     WithJsonSchema({"enum": [True, False, "all"], "default": True}),
 ]
 Port = Annotated[int, Field(ge=1, le=65535)]
+Topic = Annotated[
+    str,
+    AfterValidator(_topic),
+    WithJsonSchema({"type": "string", "minLength": 1, "maxLength": 200, "pattern": "^\\S+$", "examples": ["files"]}),
+]
 Settings = dict[str, Any]
 
 
@@ -286,6 +297,15 @@ class Publisher(Document):
     settings: Settings = {}
 
 
+class Subscribe(Document):
+    """Messages that the replicas get; each one goes to one of them."""
+
+    topic: Topic
+    """Where they are published, e.g. `files`."""
+    type: Annotated[str, Field(max_length=200)] = ""
+    """Only messages of this type; empty takes all."""
+
+
 class PlacementBody(Document):
     """Where replicas may run, and where they rather should."""
 
@@ -377,6 +397,8 @@ class InstanceBody(Document):
     env: dict[str, str] = {}
     """Environment of the process."""
     publisher: Publisher | None = None
+    subscribe: list[Subscribe] = []
+    """What its component receives: from the publisher's broker if that can deliver, else from the bus of the nodes."""
     placement: PlacementBody = PlacementBody()
     lease: Literal["none", "strict", "failsafe"] = "none"
     """`strict` and `failsafe` are not available in this version."""
@@ -411,6 +433,14 @@ class InstanceBody(Document):
             if name.startswith(RESERVED_ENV):
                 raise ValueError(f"'{name}': names that start with {RESERVED_ENV} are reserved")
         return env
+
+    @field_validator("subscribe")
+    @classmethod
+    def _once(cls, subscribe: list[Subscribe]) -> list[Subscribe]:
+        for number, one in enumerate(subscribe):
+            if any(other.topic == one.topic and other.type in ("", one.type) for other in subscribe[:number]):
+                raise ValueError(f"topic '{one.topic}' with type '{one.type}' is subscribed to twice")
+        return subscribe
 
     @field_validator("ports")
     @classmethod

@@ -32,6 +32,8 @@ def _differences(old: ReplicaSpec, new: ReplicaSpec) -> Iterator[str]:
         yield from _values("publisher.settings", before.settings, after.settings)
     elif before is not None or after is not None:
         yield f"publisher: {before.package if before else _NONE} → {after.package if after else _NONE}"
+    if old.subscribe != new.subscribe:
+        yield f"subscribe: {_topics(old)} → {_topics(new)}"
     yield from _values("resources", old.resources.model_dump(), new.resources.model_dump())
 
 
@@ -44,6 +46,10 @@ def _package(what: str, old: PackageRef, new: PackageRef) -> Iterator[str]:
         yield f"{what} {old.version} → {new.version}"
     else:
         yield f"{what} {old.version} built anew ({old.digest[:8]} → {new.digest[:8]})"
+
+
+def _topics(spec: ReplicaSpec) -> str:
+    return " ".join(f"{s.topic}/{s.type}" if s.type else s.topic for s in spec.subscribe) or str(_NONE)
 
 
 class _Nothing:

@@ -6,7 +6,15 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from agent.wire import HealthCheck, PublisherSpec, ReplicaPolicy, ReplicaSpec, Resources, RestartPolicy
+from agent.wire import (
+    HealthCheck,
+    PublisherSpec,
+    ReplicaPolicy,
+    ReplicaSpec,
+    Resources,
+    RestartPolicy,
+    SubscriptionSpec,
+)
 from reconciler.model.desired import Dependency, InstanceSpec, Place, Placement, UpdatePolicy
 from reconciler.model.documents import Health, Instance, InstanceBody
 from reconciler.source.decode import Found, Path
@@ -66,6 +74,7 @@ def make(located: Located, package: Packaged, publisher: Packaged | None) -> Mad
         env=body.env,
         publisher=told,
         resources=Resources(cpu=body.resources.cpu, memory=body.resources.memory),
+        subscribe=tuple(SubscriptionSpec(topic=s.topic, type=s.type) for s in body.subscribe),
     )
     instance = InstanceSpec(
         name=located.name,
@@ -96,6 +105,9 @@ def _kinds(body: InstanceBody, package: Packaged, publisher: Packaged | None) ->
     if publisher is not None and publisher.manifest.kind == "component":
         path = ("spec", "publisher", "package")
         wrong.append((path, "PKG_KIND", f"{publisher.ref} is a component, not a publisher", False))
+    if body.subscribe and package.manifest.runtime == "exec":
+        text = f"{package.ref} is a program: only Python components receive messages"
+        wrong.append((("spec", "subscribe"), "SUBSCRIBE_EXEC", text, True))
     return wrong
 
 

@@ -18,6 +18,7 @@ from agent.wire import (
     ReplicaSpec,
     Resources,
     RestartPolicy,
+    SubscriptionSpec,
     content_digest,
 )
 
@@ -57,6 +58,7 @@ def assignment(*replicas: ReplicaOrder, packages: tuple[PackageOrder, ...] = ())
 
 NEW_SETTINGS = SPEC.model_copy(update={"settings": {"a": 2}})
 NEW_PACKAGE = SPEC.model_copy(update={"package": V2})
+SUBSCRIBES = SPEC.model_copy(update={"subscribe": (SubscriptionSpec(topic="files"),)})
 NEW_ENV = SPEC.model_copy(update={"env": {"X": "1"}})
 NEW_LIMIT = SPEC.model_copy(update={"resources": Resources(cpu=1)})
 NEW_PUBLISHER = SPEC.model_copy(update={"publisher": PublisherSpec(package=PUB)})
@@ -81,6 +83,7 @@ TABLE: list[tuple[str, ReplicaOrder | None, HostRow | None, str, str]] = [
     ("starting", order(), row("Starting"), "", "as ordered"),
     ("in backoff", order(), row("Backoff"), "", "as ordered"),
     ("settings", order(NEW_SETTINGS), row(), "Reconfigure", "other settings are ordered"),
+    ("subscriptions", order(SUBSCRIBES), row(), "Reconfigure", "other settings are ordered"),
     ("settings while starting", order(NEW_SETTINGS), row("Starting"), "Stop", "another spec is ordered"),
     ("settings of exec", order(NEW_SETTINGS), row(runtime="exec"), "Stop", "another spec is ordered"),
     ("package", order(NEW_PACKAGE), row(), "Stop", "another spec is ordered"),
@@ -147,6 +150,13 @@ def test_order_packages_then_ends_then_starts() -> None:
     found = steps.steps(steps.Local(held, frozenset({"d1"}), rows))
     assert [type(s).__name__ for s in found] == ["Fetch", "Stop", "Start", "Reconfigure"]
     assert found[0] == steps.Fetch(listed[0])
+
+
+def test_a_spec_without_subscriptions_keeps_its_hash_and_its_text() -> None:
+    assert SPEC.hash() == "c0bcc1ddeb5a18da5324396ec9d41c2b32b5c86ba22f52ffa3c2e3f719e3abd8"
+    assert "subscribe" not in SPEC.model_dump_json(by_alias=True)
+    assert SUBSCRIBES.hash() != SPEC.hash()
+    assert ReplicaSpec.model_validate_json(SUBSCRIBES.model_dump_json(by_alias=True)) == SUBSCRIBES
 
 
 def test_every_rule_is_visited() -> None:

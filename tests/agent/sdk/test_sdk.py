@@ -10,7 +10,17 @@ from typing import Any
 import pytest
 from pydantic import BaseModel
 
-from agent.sdk import Component, Message, ObjectState, Settings, SettingsError, periodic
+from agent.sdk import (
+    Component,
+    Message,
+    MessageInvalid,
+    ObjectState,
+    Settings,
+    SettingsError,
+    Subscription,
+    derived_id,
+    periodic,
+)
 
 
 @pytest.mark.parametrize(
@@ -83,6 +93,32 @@ def test_a_message_travels_as_json() -> None:
     assert read["correlationId"] == "c"
     assert read["timestamp"].endswith("+00:00")
     assert Message().id != Message().id
+
+    assert Message.from_json(message.to_json()) == message
+
+
+@pytest.mark.parametrize(
+    ("text", "wrong"),
+    [
+        ("[]", "JSON object"),
+        ("{", "JSON text"),
+        ('{"id": 1, "properties": {"a": 1}}', "wrong in a message: id, properties"),
+        ('{"timestamp": "yesterday"}', "timestamp"),
+    ],
+)
+def test_what_is_no_message_is_refused(text: str, wrong: str) -> None:
+    with pytest.raises(MessageInvalid, match=wrong):
+        Message.from_json(text)
+    assert Message.from_json('{"content": [1], "colour": "red"}').content == [1]
+
+
+def test_subscriptions_and_derived_ids() -> None:
+    assert Subscription("files").wants("files", "Anything")
+    assert Subscription("files", "New").wants("files", "New")
+    assert not Subscription("files", "New").wants("files", "Old")
+    assert not Subscription("files").wants("orders", "New")
+    assert derived_id("a", "b") == derived_id("a", "b") != derived_id("ab")
+    assert len(derived_id("a")) == 32
 
 
 class Part(Component):

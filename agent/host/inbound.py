@@ -1,0 +1,93 @@
+"""Messages on their way to a component: one at a time, from its publisher's transport or from the node's bus."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Any
+
+from agent.errors import Waiting
+from agent.host.loading import CannotLoad
+from agent.keeper.protocol import HostOrder
+from agent.sdk.extension import Component, Deliver, MessagePublisher, describe
+from agent.sdk.message import Message, Subscription, correlation
+
+FINISHED_WITHIN = 5.0  # seconds a message that is being worked on has when its component is to stop
+ACKNOWLEDGED_WITHIN = 0.2
+
+FromBus = Callable[[HostOrder, Deliver], Awaitable[None]]
+"""Delivers from the node's bus what an order subscribes to, until cancelled."""
+
+
+class Inbound:
+    """What an order subscribes to, flowing into its component from `start` until `stop`."""
+
+    def __init__(
+        self, order: HostOrder, component: Component, publisher: MessagePublisher | None, bus: FromBus | None
+    ) -> None:
+        """Raises CannotLoad when the component receives nothing, or there is nowhere to get messages from."""
+        self._order, self._component = order, component
+        self._publisher = publisher if publisher is not None and delivers(publisher) else None
+        self._bus = bus
+        self._turn = asyncio.Lock()
+        self._open = asyncio.Event()
+        self._tasks: Sequence[asyncio.Task[Any]] = ()
+        if order.subscriptions and type(component).receive is Component.receive:
+            raise CannotLoad(
+                f"{type(component).__name__} has no receive, and its instance subscribes", code="RECEIVE_MISSING"
+            )
+        if order.subscriptions and self._publisher is None and (bus is None or not order.bus):
+            raise CannotLoad("this host has no bus to get messages from", code="BUS_MISSING")
+
+    def start(self) -> None:
+        """Messages begin to come. What delivers them belongs to the publisher, or else to the component."""
+        self._open.set()
+        if self._publisher is not None:
+            self._tasks = [
+                self._publisher.spawn(_unending(self._publisher.subscribe(wanted, self._deliver)), name="subscribe")
+                for wanted in (Subscription(*said) for said in self._order.subscriptions)
+            ]
+        elif self._bus is not None and self._order.subscriptions:
+            self._tasks = [self._component.spawn(_unending(self._bus(self._order, self._deliver)), name="subscribe")]
+
+    async def stop(self) -> None:
+        """No message comes any more; the one being worked on is finished, or given back after 5 s."""
+        busy = self._turn.locked()
+        self._open.clear()
+        try:
+            async with asyncio.timeout(FINISHED_WITHIN), self._turn:
+                pass
+        except TimeoutError:
+            self._component.log.warning("a message is given back: it was not finished in %g s", FINISHED_WITHIN)
+        if busy and self._tasks:
+            await asyncio.wait(self._tasks, timeout=ACKNOWLEDGED_WITHIN)
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        self._tasks = ()
+
+    async def _deliver(self, message: Message) -> None:
+        async with self._turn:
+            if not self._open.is_set():
+                raise Waiting("the component stops", code="STOPPING")
+            before = correlation.set(message.correlation_id)
+            try:
+                await self._component.receive(message)
+            except Exception as error:
+                self._component.log.warning(
+                    "message %s of type %s is tried again: %s", message.id, message.type, describe(error)
+                )
+                raise
+            finally:
+                correlation.reset(before)
+
+
+def delivers(publisher: MessagePublisher) -> bool:
+    """Whether this publisher's transport brings messages too."""
+    return type(publisher).subscribe is not MessagePublisher.subscribe
+
+
+async def _unending(work: Awaitable[None]) -> None:
+    """Runs until cancelled; a subscription that ends by itself is a failure like any other."""
+    await work
+    raise Waiting("the subscription ended", code="SUBSCRIPTION_ENDED")
