@@ -30,6 +30,7 @@ from agent.keeper.ensure import SOCKET, ensure_keeper
 from agent.keeper.protocol import HostRow
 from agent.ledger import SqliteLedger
 from agent.node import Agent
+from agent.packages.environments import Environments
 from agent.packages.install import PackageInstaller
 from agent.packages.store import PackageStore
 from agent.settings import DEFAULT_PORT, AgentSettings
@@ -110,8 +111,10 @@ async def _agent(
     store = PackageStore(settings.data / "packages")
     for line in await asyncio.to_thread(store.open):
         log.warning("a package folder makes no sense, it is left alone", folder=line)
+    environments = Environments(settings.data / "environments")
+    await asyncio.to_thread(environments.open)
     http, probing = http_client(), http_client()
-    installer = PackageInstaller(store, http, token=token)
+    installer = PackageInstaller(store, environments, http, token=token)
     consul = _consul(settings)
     keeper = OwnKeeper(settings.data)
     edges = Edges(

@@ -159,6 +159,8 @@ class Carrier:
             match step:
                 case steps.Fetch():
                     await self._fetch(step)
+                case steps.Prepare():
+                    await self._prepare(step)
                 case steps.Collect():
                     await self._edges.installer.remove(step.digest)
                     self._packages_changed()
@@ -175,7 +177,7 @@ class Carrier:
                 case steps.Forget():
                     await self._forget(step)
         except TdieError:
-            if not isinstance(step, steps.Fetch | steps.Collect):
+            if not isinstance(step, steps.Fetch | steps.Prepare | steps.Collect):
                 self._table.doubt(step.replica)
             raise
 
@@ -186,6 +188,12 @@ class Carrier:
             await self._edges.installer.install(step.package)
         finally:
             self.fetching.discard(digest)
+            self._packages_changed()
+
+    async def _prepare(self, step: steps.Prepare) -> None:
+        try:
+            await self._edges.installer.prepare(step.environment.split("+"))
+        finally:
             self._packages_changed()
 
     async def _start(self, step: steps.Start) -> None:
@@ -283,6 +291,7 @@ class Carrier:
             port=port,
             log=self.log_path(order.replica),
             installed=self.installed,
+            environments=self._edges.installer.environments(),
             correlation_id=f"{held.epoch}.{held.generation}" if held else "",
         )
 

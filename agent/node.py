@@ -23,7 +23,19 @@ from agent.refusals import StaleLeader
 from agent.register import NameTaken, Registrar
 from agent.report import ReportBook
 from agent.status import status_row
-from agent.steps import Collect, Fetch, Local, Step, case_of, fetches, in_use, needed, step_for
+from agent.steps import (
+    Collect,
+    Fetch,
+    Local,
+    Prepare,
+    Step,
+    case_of,
+    fetches,
+    in_use,
+    is_ready,
+    preparations,
+    step_for,
+)
 from agent.wire import (
     Accepted,
     Assignment,
@@ -262,7 +274,8 @@ class Agent:
 
     def _local(self) -> Local:
         carrier = self._carrier
-        return Local(carrier.assignment, carrier.installed.keys(), self.table.rows, carrier.in_place_refused)
+        made = self._edges.installer.environments().keys()
+        return Local(carrier.assignment, carrier.installed, self.table.rows, made, carrier.in_place_refused)
 
     def _rows_changed(self, replicas: Iterable[str]) -> None:
         """These replicas may have changed in any way: tell the report, Consul and the probes, and look what to do."""
@@ -314,13 +327,14 @@ class Agent:
         carrier = self._carrier
         carrier.installed = dict(self._edges.installer.installed())
         self._packages_stale = True
-        steps: list[Step] = [*fetches(self._local())]
+        local = self._local()
+        steps: list[Step] = [*fetches(local), *preparations(local)]
         if not steps and self.table.known and self.assignment is not None:
             used = in_use(self.assignment, self.table.rows.values())
             steps += [Collect(digest) for digest in collectable(carrier.installed, used, self.settings.keep_versions)]
         before = self._package_steps
         self._package_steps = {step.key: step for step in steps}
-        waiting = {name for name, order in carrier.orders.items() if needed(order) <= carrier.installed.keys()}
+        waiting = {name for name, order in carrier.orders.items() if is_ready(order, local)}
         self._applier.look_again(before.keys() | self._package_steps.keys() | waiting)
 
     def _looked(self) -> None:
@@ -388,6 +402,8 @@ def _subject(step: Step) -> str:
     match step:
         case Fetch():
             return str(step.package.package)
+        case Prepare():
+            return "+".join(digest[:12] for digest in step.environment.split("+"))
         case Collect():
             return step.digest[:12]
     return step.replica

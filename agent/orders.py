@@ -11,6 +11,7 @@ from typing import Any
 from agent.errors import Invalid, Missing
 from agent.keeper.protocol import Code, HostOrder, HostRow
 from agent.packages.protocol import Installed
+from agent.steps import environment
 from agent.wire import PackageRef, ReplicaOrder
 
 _PLACEHOLDER = re.compile(r"\{(settings\.[^{}\s]+|port)\}")
@@ -23,10 +24,11 @@ def host_order(
     port: int,
     log: str,
     installed: Mapping[str, Installed],
+    environments: Mapping[str, str],
     correlation_id: str = "",
     bus: str = "",
 ) -> HostOrder:
-    """Everything the keeper needs. Raises Missing (PACKAGE_MISSING) or Invalid (COMMAND_PLACEHOLDER)."""
+    """Everything the keeper needs. Raises Missing (PACKAGE_MISSING, ENVIRONMENT_MISSING) or Invalid (COMMAND_PLACEHOLDER)."""
     spec, policy = order.spec, order.policy
     package = _installed(spec.package, installed)
     publisher = spec.publisher
@@ -52,6 +54,7 @@ def host_order(
         restart_delay=policy.restart.delay,
         restart_mode=policy.restart.mode,
         correlation_id=correlation_id,
+        python=_python(environment(order, installed), environments),
     )
 
 
@@ -87,6 +90,12 @@ def _installed(ref: PackageRef, installed: Mapping[str, Installed]) -> Installed
     if ref.digest not in installed:
         raise Missing(f"{ref} is not installed", code="PACKAGE_MISSING")
     return installed[ref.digest]
+
+
+def _python(name: str, environments: Mapping[str, str]) -> str:
+    if name and name not in environments:
+        raise Missing("the environment of its packages is not made yet", code="ENVIRONMENT_MISSING")
+    return environments[name] if name else ""
 
 
 def _code(package: Installed, settings: Mapping[str, Any]) -> Code:

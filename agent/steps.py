@@ -12,6 +12,8 @@ from dataclasses import dataclass, field
 from typing import TypeAlias
 
 from agent.keeper.protocol import HostRow
+from agent.packages.dependencies import environment_of
+from agent.packages.protocol import Installed
 from agent.wire import Assignment, PackageOrder, ReplicaOrder
 from agent.wire import ReplicaState as S
 
@@ -25,6 +27,17 @@ class Fetch:
     @property
     def key(self) -> str:
         return f"package {self.package.package.digest}"
+
+
+@dataclass(frozen=True, slots=True)
+class Prepare:
+    """Make the environment in which packages with dependencies run together."""
+
+    environment: str
+
+    @property
+    def key(self) -> str:
+        return f"package {self.environment}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,7 +101,7 @@ class Collect:
         return f"package {self.digest}"
 
 
-Step: TypeAlias = Fetch | Start | Stop | Reconfigure | Adjust | Rename | Forget | Collect
+Step: TypeAlias = Fetch | Prepare | Start | Stop | Reconfigure | Adjust | Rename | Forget | Collect
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,8 +109,9 @@ class Local:
     """What is true on this machine, as far as steps depend on it."""
 
     assignment: Assignment | None
-    installed: AbstractSet[str] = frozenset()  # package digests
+    installed: Mapping[str, Installed] = field(default_factory=dict)  # by digest
     rows: Mapping[str, HostRow] = field(default_factory=dict)
+    environments: AbstractSet[str] = frozenset()  # names of those that are made
     in_place_refused: AbstractSet[tuple[str, str]] = frozenset()  # (replica, spec hash) that no host would take over
 
 
@@ -108,7 +122,7 @@ class Case:
     replica: str
     wanted: ReplicaOrder | None
     row: HostRow | None
-    ready: bool  # its packages are installed
+    ready: bool  # its packages are installed, and the environment they share is made
     heir: str = ""  # the ordered replica that takes over this process
     source: HostRow | None = None  # the process this one takes over
     refused: bool = False
@@ -203,7 +217,7 @@ def case_of(replica: str, local: Local, orders: Mapping[str, ReplicaOrder], heir
         replica=replica,
         wanted=wanted,
         row=row,
-        ready=wanted is not None and needed(wanted) <= local.installed,
+        ready=wanted is not None and is_ready(wanted, local),
         heir=_heir(heirs.get(replica, ""), local.rows),
         source=source,
         refused=wanted is not None and (replica, wanted.spec_hash) in local.in_place_refused,
@@ -237,6 +251,26 @@ def fetches(local: Local) -> tuple[Fetch, ...]:
         for ref in refs:
             listed.setdefault(ref.digest, PackageOrder(package=ref))
     return tuple(Fetch(order) for digest, order in listed.items() if digest not in local.installed)
+
+
+def preparations(local: Local) -> tuple[Prepare, ...]:
+    """Every environment that two packages of an ordered replica share, and that is not made: known once both are installed."""
+    orders = local.assignment.replicas if local.assignment else ()
+    shared = {environment(order, local.installed) for order in orders if needed(order) <= local.installed.keys()}
+    return tuple(Prepare(name) for name in sorted(shared - local.environments) if "+" in name)
+
+
+def environment(order: ReplicaOrder, installed: Mapping[str, Installed]) -> str:
+    """The name of the environment a replica runs in, empty for the one of the agent; its packages are installed."""
+    return environment_of(installed[digest] for digest in needed(order))
+
+
+def is_ready(order: ReplicaOrder, local: Local) -> bool:
+    """Whether everything a start needs is on this machine."""
+    if not needed(order) <= local.installed.keys():
+        return False
+    name = environment(order, local.installed)
+    return not name or name in local.environments
 
 
 def in_use(assignment: Assignment | None, rows: Iterable[HostRow]) -> frozenset[str]:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from agent.errors import TdieError
+from agent.host import borrowed
 from agent.host.host import Host
 from agent.sdk.extension import describe
 
@@ -33,6 +34,7 @@ async def serve_on_first_call(host: Host, listener: socket.socket, shut_down: Ca
         await called.wait()
     finally:
         loop.remove_reader(listener.fileno())
+    borrowed.lend()
     from agent.host.serving import serve
 
     await serve(application(host, shut_down), listener)

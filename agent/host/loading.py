@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 from agent.errors import Invalid
+from agent.host import borrowed
 from agent.keeper.protocol import Code
 from agent.sdk.extension import Component, Extension, MessagePublisher, describe
 
@@ -61,7 +62,10 @@ def _make_importable(root: Path, where: str) -> None:
 
 def _check_origin(module: object, root: Path, name: str, where: str) -> None:
     origin = getattr(module, "__file__", None)
-    if origin is None or not Path(origin).resolve().is_relative_to(root.resolve()):
+    places = [root.resolve()]
+    if sys.prefix != sys.base_prefix and borrowed.libraries:  # the packages' own environment may hold the class too
+        places.append(Path(sys.prefix).resolve())
+    if origin is None or not any(Path(origin).resolve().is_relative_to(place) for place in places):
         raise CannotLoad(
             f"module {name} is taken by {origin or 'the interpreter'}",
             code="MODULE_CLASH",

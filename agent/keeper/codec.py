@@ -13,7 +13,12 @@ from agent.keeper.protocol import Code, HostOrder, HostRow
 MAX_LINE = 32 << 20
 _ORDER = {f.name: f for f in dataclasses.fields(HostOrder)}
 _CODE = {f.name for f in dataclasses.fields(Code)}
-_TEXTS = ("replica", "instance", "node", "spec_hash", "runtime", "bus", "log", "restart_mode", "correlation_id")
+_LATER = frozenset(
+    {"python", "subscriptions", "bus"}
+)  # left out while empty: a keeper from before them obeys the order
+_TEXTS = (
+    "replica", "instance", "node", "spec_hash", "runtime", "bus", "log", "restart_mode", "correlation_id", "python"
+)  # fmt: skip
 _NUMBERS = ("port", "stop_grace", "restart_attempts", "restart_interval", "restart_delay")
 
 
@@ -59,7 +64,7 @@ def line(value: Mapping[str, Any]) -> bytes:
 
 def order_text(order: HostOrder) -> str:
     """The JSON of an order; made once per order, because rows and the state file repeat it."""
-    plain = {name: getattr(order, name) for name in _ORDER}
+    plain = {name: value for name in _ORDER if (value := getattr(order, name)) or name not in _LATER}
     return json.dumps(plain, separators=(",", ":"), ensure_ascii=False, default=_plain)
 
 
@@ -118,6 +123,8 @@ def _check(order: HostOrder) -> None:
         wrong.append("restart_mode")
     if not order.component.content_root.startswith("/"):
         wrong.append("component.content_root")
+    if order.python and not order.python.startswith("/"):
+        wrong.append("python")
     if not 0 <= order.port <= 65535:
         wrong.append("port")
     if wrong:

@@ -2,20 +2,68 @@
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import json
 import os
 import signal
 import socket
 import sys
+import sysconfig
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 
 from agent.keeper import linux
 from agent.keeper.loop import READ, Loop
+from agent.keeper.protocol import HostOrder
 
 RESERVE = "TDIE_RESERVED"  # room in which a forked host writes its own markers, for /proc/PID/environ
 ROOM = 1024
 HANDED_DOWN = ("PATH", "LANG", "LC_ALL", "HOME", "TZ", "TMPDIR", "SSL_CERT_FILE", "SSL_CERT_DIR")
 LONGEST_PAUSE = 5.0
+
+
+def environment(order: HostOrder, launch: str, keeper: str) -> dict[str, str]:
+    """What a host may know: a scrubbed base, the order's own variables, and the markers over both."""
+    base = {name: os.environ[name] for name in HANDED_DOWN if name in os.environ}
+    if order.python:
+        base["PATH"] = f"{os.path.dirname(order.python)}:{base.get('PATH', os.defpath)}"
+    markers = {
+        linux.MARKER_HOST: launch,
+        linux.MARKER_KEEPER: keeper,
+        "TDIE_REPLICA": order.replica,
+        "TDIE_INSTANCE": order.instance,
+        "TDIE_NODE": order.node,
+        "TDIE_SPEC": order.spec_hash,
+        "TDIE_RUNTIME": order.runtime,
+    }
+    more = {"TDIE_CORRELATION_ID": order.correlation_id} if order.correlation_id else {}
+    if order.port:
+        more["TDIE_PORT"] = str(order.port)
+    if order.runtime == "exec":
+        more["TDIE_SETTINGS"] = json.dumps(dict(order.component.settings), separators=(",", ":"), ensure_ascii=False)
+    return {**markers, **base, **order.env, **more, **markers}
+
+
+def start_cold(order: HostOrder, request: Mapping[str, object], descriptors: Mapping[str, int]) -> int:
+    """The pid of a new host process in the packages' own environment, our child. OSError when it cannot be started.
+
+    It has the same descriptors as a forked one, from 3 on in the order of `kinds`, and its markers from its first moment.
+    """
+    kinds = [kind for kind in descriptors if kind != "log"]
+    words = json.dumps({**request, "kinds": kinds, "libraries": sysconfig.get_path("purelib")})
+    command = [order.python, "-I", "-X", "utf8", str(Path(__file__).parent.parent / "host" / "cold.py"), words]
+    with contextlib.ExitStack() as given:
+        high = {}
+        for kind, descriptor in descriptors.items():  # above where they go, so that none is overwritten before its turn
+            high[kind] = fcntl.fcntl(descriptor, fcntl.F_DUPFD_CLOEXEC, 64)
+            given.callback(os.close, high[kind])
+        actions: list[tuple[int, int, int]] = [(os.POSIX_SPAWN_DUP2, high["log"], number) for number in (1, 2)]
+        actions += [(os.POSIX_SPAWN_DUP2, high[kind], number) for number, kind in enumerate(kinds, start=3)]
+        nowhere = given.enter_context(open(os.devnull, "rb"))
+        env = environment(order, str(request["launch"]), str(request["keeper"]))
+        actions.append((os.POSIX_SPAWN_DUP2, nowhere.fileno(), 0))
+        return os.posix_spawn(order.python, command, env, file_actions=actions, setsid=True)
 
 
 class Launcher:

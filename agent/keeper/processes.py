@@ -14,7 +14,7 @@ from agent.errors import Refused
 from agent.keeper import linux, resources
 from agent.keeper.channel import Channel
 from agent.keeper.hosted import Hosted
-from agent.keeper.launcher import Launcher
+from agent.keeper.launcher import Launcher, start_cold
 from agent.keeper.loop import READ, Loop
 
 WINDOW = 32  # launches on their way at a time: bounds descriptors in flight
@@ -100,16 +100,34 @@ class Processes:
             kinds.append("channel")
             descriptors.append(its.fileno())
             request = {"launch": host.launch, "keeper": self.keeper, "cache": self._cache, "kinds": kinds}
+            if order.python and order.runtime == "python":
+                self._start_cold(host, ours, request, dict(zip(kinds, descriptors, strict=True)))
+                return True
             if not self.zygote.launch(request, descriptors):
                 ours.close()
                 return False
         self._flying[host.launch] = host
-        self.connect(host, ours)
-        assert host.channel is not None
-        host.channel.write(f'{{"order":{host.order_text},"socket":{json.dumps(self._keeper_socket)}}}\n'.encode())
+        self._give_order(host, ours)
         launch, generation = host.launch, self.zygote.generation  # of this flight: a later one is not judged by it
         self._loop.at(linux.now() + LAUNCH_LIMIT, lambda: self._check_flight(host, launch, generation))
         return True
+
+    def _start_cold(
+        self, host: Hosted, ours: socket.socket, request: dict[str, Any], descriptors: dict[str, int]
+    ) -> None:
+        """A process of its own instead of a fork: its pid is known at once, so it is never under way."""
+        try:
+            pid = start_cold(host.order, request, descriptors)
+        except OSError as error:
+            ours.close()
+            raise Refused(f"{host.order.python}: {error.strerror}", code="START_FAILED") from error
+        self._give_order(host, ours)
+        self._landed(host, pid)
+
+    def _give_order(self, host: Hosted, connection: socket.socket) -> None:
+        self.connect(host, connection)
+        assert host.channel is not None
+        host.channel.write(f'{{"order":{host.order_text},"socket":{json.dumps(self._keeper_socket)}}}\n'.encode())
 
     def connect(self, host: Hosted, connection: socket.socket) -> None:
         """What the host says from now on comes through this socket."""

@@ -30,6 +30,7 @@ def _same_process(before: HostOrder, after: HostOrder) -> bool:
         before.component.digest == after.component.digest
         and publishers[0] == publishers[1]
         and (before.env, before.port, before.cpu, before.memory) == (after.env, after.port, after.cpu, after.memory)
+        and before.python == after.python
     )
 
 

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 
 import httpx
 import structlog
 
 from agent.errors import Denied, Missing, TdieError, Waiting
+from agent.packages.environments import Environments
 from agent.packages.protocol import Installed
 from agent.packages.store import PackageStore, disk_errors
 from agent.wire import PackageOrder
@@ -32,6 +33,7 @@ class PackageInstaller:
     def __init__(
         self,
         store: PackageStore,
+        environments: Environments,
         client: httpx.AsyncClient,
         *,
         token: Callable[[], str] = str,
@@ -40,6 +42,8 @@ class PackageInstaller:
     ) -> None:
         """`token` is asked for every request, so a rotated one is used; seconds."""
         self._store = store
+        self._environments = environments
+        self._one_environment = asyncio.Lock()  # making one takes all of a processor and much disk
         self._client = client
         self._token = token
         self._total = total_timeout
@@ -47,7 +51,19 @@ class PackageInstaller:
         self._under_way: dict[str, asyncio.Task[Installed]] = {}
 
     def installed(self) -> Mapping[str, Installed]:
-        return self._store.installed()
+        made = self._environments.all()
+        return {d: item for d, item in self._store.installed().items() if not item.dependencies or d in made}
+
+    def environments(self) -> Mapping[str, str]:
+        return self._environments.all()
+
+    async def prepare(self, digests: Collection[str]) -> None:
+        held = self._store.installed()
+        if lacking := sorted(digest for digest in digests if digest not in held):
+            raise Missing(f"package {lacking[0]} is not installed", code="PACKAGE_MISSING")
+        packages = [held[digest] for digest in digests]
+        async with self._one_environment:
+            await asyncio.to_thread(self._environments.make, packages)
 
     async def install(self, order: PackageOrder) -> Installed:
         """Several callers that want one digest share one fetch."""
@@ -60,6 +76,7 @@ class PackageInstaller:
         return await asyncio.shield(task)
 
     async def remove(self, digest: str) -> None:
+        await asyncio.to_thread(self._environments.remove, digest)
         await asyncio.to_thread(self._store.remove, digest)
 
     async def close(self) -> None:
@@ -70,8 +87,12 @@ class PackageInstaller:
         await asyncio.gather(*tasks, return_exceptions=True)
 
     async def _install(self, order: PackageOrder) -> Installed:
-        if found := self._store.installed().get(order.package.digest):
-            return found
+        found = self._store.installed().get(order.package.digest) or await self._fetched(order)
+        if found.dependencies:
+            await self.prepare((order.package.digest,))
+        return found
+
+    async def _fetched(self, order: PackageOrder) -> Installed:
         if not order.sources:
             raise Missing(f"{order.package}: nobody is known to have it", code="PACKAGE_MISSING")
         failures: list[TdieError] = []

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
@@ -18,6 +18,7 @@ class Installed:
     runtime: Literal["python", "exec"] = "python"
     component_type: str = ""
     command: tuple[str, ...] = ()  # exec only, with placeholders
+    dependencies: tuple[str, ...] = ()  # PEP 508; they are fulfilled by an environment of its own
     installed_at: float = 0.0  # orders installations; wall clock seconds, never used as a duration
 
 
@@ -25,11 +26,19 @@ class Installer(Protocol):
     """The packages of one machine. The simulator keeps them in memory."""
 
     def installed(self) -> Mapping[str, Installed]:
-        """What is installed now, by digest."""
+        """What is installed now, by digest; a package with dependencies counts once its environment is made too."""
+        ...
+
+    def environments(self) -> Mapping[str, str]:
+        """The interpreter of each environment, by its name (`environment_of`)."""
         ...
 
     async def install(self, order: PackageOrder) -> Installed:
         """The package is installed; fetched only if it was not. Raises TdieError (PKG_…, DISK_FULL); nothing half-done stays."""
+        ...
+
+    async def prepare(self, digests: Collection[str]) -> None:
+        """The environment in which these installed packages run together is there. Raises TdieError (PKG_DEPENDENCY)."""
         ...
 
     async def remove(self, digest: str) -> None:

@@ -14,6 +14,7 @@ from pathlib import Path
 from agent.errors import Invalid, Missing, TdieError, Waiting
 from agent.packages import archive
 from agent.packages.archive import DEFAULT_LIMITS, Limits
+from agent.packages.dependencies import check_requirements
 from agent.packages.digest import ContentRow, read_folder, rows_digest
 from agent.packages.manifest import FILE_NAME, Manifest, check_layout, parse_manifest
 from agent.packages.pack import pack
@@ -53,7 +54,7 @@ class PackageStore:
         unreadable = []
         for entry in sorted(self.root.iterdir()):
             if entry.name.startswith(_PARTIAL):
-                _remove(entry)
+                remove_tree(entry)
                 continue
             try:
                 self._installed[entry.name] = self._read(entry)
@@ -74,7 +75,7 @@ class PackageStore:
                 path.mkdir()
                 yield path
         finally:
-            _remove(path)
+            remove_tree(path)
 
     def check_room(self, need: int) -> None:
         """Raises DiskFull when writing `need` bytes would leave less than 5 % free."""
@@ -108,7 +109,7 @@ class PackageStore:
             doomed = self.root / f"{_PARTIAL}{uuid.uuid4().hex}"
             target.chmod(0o755)
             target.rename(doomed)
-            _remove(doomed)
+            remove_tree(doomed)
 
     def archive(self, digest: str) -> bytes:
         """The package as an archive, for other machines."""
@@ -130,6 +131,7 @@ class PackageStore:
         if (manifest.name, manifest.version) != (want.name, want.version):
             raise Invalid(f"want={want} got={manifest.name}@{manifest.version}", code="PKG_IDENTITY")
         check_layout(manifest, paths)
+        check_requirements(manifest.dependencies)
 
     def _read(self, folder: Path) -> Installed:
         manifest = parse_manifest((folder / FILE_NAME).read_bytes())
@@ -139,6 +141,7 @@ class PackageStore:
             runtime=manifest.runtime,
             component_type=manifest.component_type or "",
             command=manifest.command,
+            dependencies=manifest.dependencies,
             installed_at=folder.stat().st_mtime,
         )
 
@@ -175,7 +178,7 @@ def _sync(folder: Path) -> None:
         os.close(fd)
 
 
-def _remove(path: Path) -> None:
+def remove_tree(path: Path) -> None:
     """Delete a folder of ours, also when it is sealed; links are removed, never followed."""
     if not path.is_dir() or path.is_symlink():
         path.unlink(missing_ok=True)

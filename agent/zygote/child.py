@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gc
-import json
 import os
 import resource
 import signal
@@ -13,7 +12,7 @@ from collections.abc import Mapping
 from typing import Any, NoReturn
 
 from agent.keeper import codec, linux
-from agent.keeper.launcher import HANDED_DOWN
+from agent.keeper.launcher import environment
 from agent.keeper.protocol import HostOrder
 from agent.zygote.image import Room
 
@@ -23,7 +22,7 @@ OPEN_FILES = 8192
 
 
 def become_host(request: Mapping[str, Any], held: Mapping[str, int], room: Room) -> None:
-    """Run what the keeper says on the channel. Ends this process's ties to the zygote first."""
+    """Run what the keeper says on the channel; ends this process's ties to the zygote first."""
     os.setsid()
     channel = socket.socket(fileno=held["channel"])
     channel.settimeout(ORDER_LIMIT)
@@ -31,14 +30,25 @@ def become_host(request: Mapping[str, Any], held: Mapping[str, int], room: Room)
     os.dup2(held["log"], 1)
     os.dup2(held["log"], 2)
     os.close(held["log"])
-    said = _hear(channel)
+    said = hear(channel)
     order = codec.order_from(said[0]["order"])
-    env = _environment(order, request)
+    env = environment(order, request["launch"], request["keeper"])
     _replace_environment(env, room)
     linux.set_name(f"tdie:{order.replica}")
     _limit(order)
     if order.runtime == "exec":
         _run_program(order, env, channel)
+    run_component(order, channel, request, held, said)
+
+
+def run_component(
+    order: HostOrder,
+    channel: socket.socket,
+    request: Mapping[str, Any],
+    held: Mapping[str, int],
+    said: list[dict[str, Any]],
+) -> None:
+    """The component host, until it ends; `said` is what was heard on the channel so far, the order first."""
     sys.pycache_prefix = request["cache"]  # a content root stays as its digest says
     gc.enable()
     from agent.host import runtime
@@ -47,7 +57,21 @@ def become_host(request: Mapping[str, Any], held: Mapping[str, int], room: Room)
     runtime.run(order, channel, said[0]["socket"], listener, said[1:])
 
 
-def _hear(channel: socket.socket) -> list[dict[str, Any]]:
+def start_cold(request: Mapping[str, Any], held: Mapping[str, int]) -> None:
+    """The same in a process that was started for this host: its session, environment, markers and log are right already."""
+    for descriptor in held.values():
+        os.set_inheritable(descriptor, False)
+    channel = socket.socket(fileno=held["channel"])
+    channel.settimeout(ORDER_LIMIT)
+    said = hear(channel)
+    order = codec.order_from(said[0]["order"])
+    linux.set_name(f"tdie:{order.replica}")
+    _limit(order)
+    run_component(order, channel, request, held, said)
+
+
+def hear(channel: socket.socket) -> list[dict[str, Any]]:
+    """What the keeper says first. Ends this process when it says nothing in time or is gone."""
     lines = codec.Lines()
     while True:
         data = channel.recv(1 << 18)
@@ -55,26 +79,6 @@ def _hear(channel: socket.socket) -> list[dict[str, Any]]:
             raise SystemExit(CANNOT_RUN)  # the keeper is gone before it said anything
         if said := lines.feed(data):
             return said
-
-
-def _environment(order: HostOrder, request: Mapping[str, Any]) -> dict[str, str]:
-    """What the host may know: a scrubbed base, the order's own variables, and the markers over both."""
-    base = {name: os.environ[name] for name in HANDED_DOWN if name in os.environ}
-    markers = {
-        linux.MARKER_HOST: request["launch"],
-        linux.MARKER_KEEPER: request["keeper"],
-        "TDIE_REPLICA": order.replica,
-        "TDIE_INSTANCE": order.instance,
-        "TDIE_NODE": order.node,
-        "TDIE_SPEC": order.spec_hash,
-        "TDIE_RUNTIME": order.runtime,
-    }
-    more = {"TDIE_CORRELATION_ID": order.correlation_id} if order.correlation_id else {}
-    if order.port:
-        more["TDIE_PORT"] = str(order.port)
-    if order.runtime == "exec":
-        more["TDIE_SETTINGS"] = json.dumps(dict(order.component.settings), separators=(",", ":"), ensure_ascii=False)
-    return {**markers, **base, **order.env, **more, **markers}
 
 
 def _replace_environment(env: Mapping[str, str], room: Room) -> None:

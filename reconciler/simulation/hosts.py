@@ -179,6 +179,12 @@ class SimInstaller:
     def installed(self) -> Mapping[str, Installed]:
         return dict(self._machine.packages)
 
+    def environments(self) -> Mapping[str, str]:
+        return {}
+
+    async def prepare(self, digests: Collection[str]) -> None:
+        return
+
     async def install(self, order: PackageOrder) -> Installed:
         package = order.package
         if (found := self._machine.packages.get(package.digest)) is not None:

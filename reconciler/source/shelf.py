@@ -14,6 +14,7 @@ from urllib.parse import unquote, urlsplit
 import agent
 from agent.errors import Invalid, TdieError
 from agent.packages.archive import checked, unpack
+from agent.packages.dependencies import check_requirements
 from agent.packages.digest import Content, content_digest, read_folder
 from agent.packages.manifest import FILE_NAME, Manifest, check_layout, parse_manifest
 from agent.packages.pack import write_pack
@@ -104,8 +105,7 @@ class Shelf:
             got = f"{manifest.name}@{manifest.version}"
             raise Invalid(f"want={name}@{version} got={got}: document and manifest must agree", code="PKG_IDENTITY")
         check_layout(manifest, content)
-        if manifest.dependencies:
-            raise Invalid("packages with dependencies are not available in this version", code="NOT_AVAILABLE")
+        check_requirements(manifest.dependencies)
         try:
             rules = SettingsRules(manifest)
         except ValueError as error:

@@ -8,6 +8,7 @@ import pytest
 
 from agent import steps
 from agent.keeper.protocol import Code, HostOrder, HostRow
+from agent.packages.protocol import Installed
 from agent.wire import (
     Assignment,
     PackageOrder,
@@ -94,6 +95,12 @@ TABLE: list[tuple[str, ReplicaOrder | None, HostRow | None, str, str]] = [
 ]  # fmt: skip
 
 
+def here(*digests: str, requires: str = "") -> dict[str, Installed]:
+    """Packages that are installed; those named in `requires` have dependencies."""
+    refs = {"d1": V1, "d2": V2, "p1": PUB}
+    return {d: Installed(refs[d], "/x", dependencies=("lib",) if d in requires.split() else ()) for d in digests}
+
+
 def decide(local: steps.Local, replica: str = "web.0") -> tuple[str, str]:
     orders, heirs = steps.orders_of(local.assignment)
     step, reason = steps.step_for(steps.case_of(replica, local, orders, heirs))
@@ -101,9 +108,11 @@ def decide(local: steps.Local, replica: str = "web.0") -> tuple[str, str]:
 
 
 def local(
-    wanted: ReplicaOrder | None, there: HostRow | None, installed: frozenset[str] = frozenset({"d1", "d2", "p1"})
+    wanted: ReplicaOrder | None, there: HostRow | None, installed: dict[str, Installed] | None = None
 ) -> steps.Local:
-    return steps.Local(assignment(*([wanted] if wanted else [])), installed, {there.replica: there} if there else {})
+    rows = {there.replica: there} if there else {}
+    found = here("d1", "d2", "p1") if installed is None else installed
+    return steps.Local(assignment(*([wanted] if wanted else [])), found, rows)
 
 
 @pytest.mark.parametrize(("name", "wanted", "there", "step", "reason"), TABLE, ids=[t[0] for t in TABLE])
@@ -112,13 +121,26 @@ def test_table(name: str, wanted: ReplicaOrder | None, there: HostRow | None, st
 
 
 def test_nothing_is_stopped_before_its_packages_are_there() -> None:
-    only_old = frozenset({"d1"})
+    only_old = here("d1")
     assert decide(local(order(NEW_PACKAGE), row(), only_old)) == ("", "a package is not installed yet")
     assert decide(local(order(NEW_PUBLISHER), row(), only_old)) == ("", "a package is not installed yet")
-    assert decide(local(order(), row("Stopped"), frozenset())) == ("", "a package is not installed yet")
-    assert decide(local(order(), row(), frozenset())) == ("", "as ordered")
+    assert decide(local(order(), row("Stopped"), {})) == ("", "a package is not installed yet")
+    assert decide(local(order(), row(), {})) == ("", "as ordered")
     found = steps.steps(local(order(NEW_PACKAGE), row(), only_old))
     assert [(type(s).__name__, s.key) for s in found] == [("Fetch", "package d2")]
+
+
+def test_nothing_is_stopped_before_the_environment_its_packages_share_is_made() -> None:
+    new = order(NEW_PUBLISHER)
+    before = local(new, row(), here("d1", "p1", requires="d1 p1"))
+    assert decide(before) == ("", "a package is not installed yet")
+    assert steps.preparations(before) == (steps.Prepare("d1+p1"),)
+    made = replace(before, environments=frozenset({"d1+p1"}))
+    assert decide(made) == ("Stop", "another spec is ordered")
+    assert steps.preparations(made) == ()
+    alone = replace(local(new, row(), here("d1", "p1", requires="p1")), environments=frozenset({"p1"}))
+    assert decide(alone) == ("Stop", "another spec is ordered")  # the publisher's own is enough
+    assert steps.preparations(alone) == ()
 
 
 def test_rename_takes_over_a_running_process_and_nothing_else() -> None:
@@ -129,7 +151,7 @@ def test_rename_takes_over_a_running_process_and_nothing_else() -> None:
     down = local(new, row("Stopped"))
     assert decide(down, "shop.0") == ("Start", "ordered and not there")
     assert decide(down, "web.0") == ("Forget", "not ordered any more, and down")
-    both = steps.Local(assignment(new), frozenset({"d1"}), {"web.0": row(), "shop.0": row(replica="shop.0")})
+    both = steps.Local(assignment(new), here("d1"), {"web.0": row(), "shop.0": row(replica="shop.0")})
     assert decide(both, "web.0") == ("Stop", "not ordered any more")
     assert decide(steps.Local(None), "nobody") == ("", "nothing is ordered and nothing is there")
 
@@ -140,14 +162,14 @@ def test_settings_a_host_refused_lead_to_a_replacement() -> None:
 
 
 def test_without_an_assignment_everything_is_left_as_it_is() -> None:
-    assert steps.steps(steps.Local(None, frozenset(), {"web.0": row()})) == ()
+    assert steps.steps(steps.Local(None, {}, {"web.0": row()})) == ()
 
 
 def test_order_packages_then_ends_then_starts() -> None:
     listed = (PackageOrder(package=V2, sources=("http://x",)),)
     held = assignment(order(replica="a.0"), order(NEW_SETTINGS, replica="b.0"), packages=listed)
     rows = {"z.0": row(replica="z.0"), "b.0": row(replica="b.0")}
-    found = steps.steps(steps.Local(held, frozenset({"d1"}), rows))
+    found = steps.steps(steps.Local(held, here("d1"), rows))
     assert [type(s).__name__ for s in found] == ["Fetch", "Stop", "Start", "Reconfigure"]
     assert found[0] == steps.Fetch(listed[0])
 

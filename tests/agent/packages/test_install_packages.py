@@ -7,12 +7,14 @@ import json
 import os
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
 
 from agent.errors import TdieError
 from agent.packages.digest import content_digest
+from agent.packages.environments import Environments
 from agent.packages.install import PackageInstaller
 from agent.packages.pack import pack
 from agent.packages.protocol import Installed
@@ -76,6 +78,10 @@ def order(source: Source, *paths: str) -> PackageOrder:
     return PackageOrder(package=REF, sources=tuple(source.url + path for path in paths))
 
 
+def installer_of(store: PackageStore, client: httpx.AsyncClient, **more: Any) -> PackageInstaller:
+    return PackageInstaller(store, Environments(store.root.parent / "environments"), client, **more)
+
+
 def names(store: PackageStore) -> list[str]:
     return sorted(p.name for p in store.root.iterdir())
 
@@ -91,7 +97,7 @@ async def test_installed_once_verified_and_read_only(
     source: Source, store: PackageStore, client: httpx.AsyncClient
 ) -> None:
     source.answers["/p"] = [http(pack(GOOD))]
-    installer = PackageInstaller(store, client)
+    installer = installer_of(store, client)
     found = await asyncio.gather(*(installer.install(order(source, "/p")) for _ in range(5)))
     assert source.asked == ["/p"]  # one fetch for all
     assert found[0].runtime == "exec"
@@ -115,7 +121,7 @@ async def test_wrong_bytes_are_never_used(
 ) -> None:
     source.answers["/p"] = [http(body)]
     with pytest.raises(TdieError) as caught:
-        await PackageInstaller(store, client, pause=0).install(order(source, "/p"))
+        await installer_of(store, client, pause=0).install(order(source, "/p"))
     assert caught.value.code == code
     assert names(store) == []
 
@@ -127,7 +133,7 @@ async def test_another_identity_inside(source: Source, store: PackageStore, clie
         package=PackageRef(name="hello", version="1.0.0", digest=content_digest(other)), sources=(source.url + "/p",)
     )
     with pytest.raises(TdieError, match=r"PKG_IDENTITY want=hello@1\.0\.0 got=hello@1\.0\.1"):
-        await PackageInstaller(store, client).install(wanted)
+        await installer_of(store, client).install(wanted)
     assert names(store) == []
 
 
@@ -135,7 +141,7 @@ async def test_short_reads_are_tried_again(source: Source, store: PackageStore, 
     whole = pack(GOOD)
     cut = http(whole[:50], length=len(whole))
     source.answers["/p"] = [cut, cut, http(whole)]
-    await PackageInstaller(store, client, pause=0).install(order(source, "/p"))
+    await installer_of(store, client, pause=0).install(order(source, "/p"))
     assert source.asked == ["/p"] * 3
 
 
@@ -144,7 +150,7 @@ async def test_the_next_source_is_asked_and_redirects_are_not_followed(
 ) -> None:
     source.answers["/moved"] = [http(b"", status="302 Found", extra=f"Location: {source.url}/p\r\n")]
     source.answers["/p"] = [http(pack(GOOD))]
-    installer = PackageInstaller(store, client)
+    installer = installer_of(store, client)
     with pytest.raises(TdieError, match=r"PKG_FETCH .*redirects elsewhere"):
         await installer.install(order(source, "/moved"))
     await installer.install(order(source, "/none", "/moved", "/p"))
@@ -156,7 +162,7 @@ async def test_the_token_is_shown_only_to_controllers_and_agents(
 ) -> None:
     ours = "/api/master/packages/x"
     source.answers[ours] = [http(pack(GOOD))]
-    await PackageInstaller(store, client, token=lambda: "s3cret").install(order(source, "/elsewhere", ours))
+    await installer_of(store, client, token=lambda: "s3cret").install(order(source, "/elsewhere", ours))
     assert [b"s3cret" in head for head in source.heads] == [False, True]
 
 
@@ -165,13 +171,13 @@ async def test_full_disk_refuses_before_the_download(source: Source, tmp_path: P
     store.open()
     source.answers["/p"] = [http(pack(GOOD))]
     with pytest.raises(TdieError) as caught:
-        await PackageInstaller(store, client).install(order(source, "/p"))
+        await installer_of(store, client).install(order(source, "/p"))
     assert caught.value.code == "DISK_FULL"
     assert names(store) == []
 
 
 async def test_unreachable_and_unlisted(store: PackageStore, client: httpx.AsyncClient) -> None:
-    installer = PackageInstaller(store, client)
+    installer = installer_of(store, client)
     with pytest.raises(TdieError) as caught:
         await installer.install(PackageOrder(package=REF, sources=("http://127.0.0.1:9/x",)))
     assert caught.value.code == "PKG_FETCH"

@@ -75,6 +75,17 @@ async def test_a_bad_commit_leaves_the_last_good_one_and_the_next_good_one_appli
     assert healed.desired.instances["one"] is before.desired.instances["one"]
 
 
+async def test_dependencies_are_taken_over_and_a_wrong_one_is_named(repo: Repo, follow: Follow) -> None:
+    manifest = '{"name": "sleeper", "version": "1.0.0", "componentType": "part:Part", "dependencies": ["%s"]}'
+    part = {"packages/sleeper/part.py": ""}
+    repo.commit({**GOOD, **part, "packages/sleeper/manifest.json": manifest % "lib==1.0; python_version > '3'"})
+    source = follow(repo.origin)
+    assert (await source.look()).desired is not None
+    repo.commit({"packages/sleeper/manifest.json": manifest % "lib @ https://example.org/lib.whl"})
+    problems = (await source.look()).problems
+    assert [(p.code, "names a place" in str(p)) for p in problems] == [("PKG_DEPENDENCY", True)]
+
+
 async def test_zero_instances_are_not_empty_but_a_mistake(repo: Repo, follow: Follow) -> None:
     repo.commit(GOOD)
     source = follow(repo.origin)
