@@ -1,4 +1,4 @@
-"""PUBLIC: built-in packages. Each is a folder like any other package: manifest.json and content/.
+"""PUBLIC: built-in packages. Each is a folder like any other package: manifest.json and content/, and a README.md for people.
 
 `versions.json` holds the content digest each version had; a test fails when content changes and its version does not.
 After raising a version: `python -m agent.components` writes the file anew.
@@ -13,6 +13,7 @@ from agent.errors import Missing
 
 _HERE = Path(__file__).parent
 VERSIONS = _HERE / "versions.json"
+README = "README.md"  # of a package; not packed
 
 
 def names() -> tuple[str, ...]:
@@ -28,10 +29,12 @@ def folder(name: str) -> Path:
 
 
 def content_digest(name: str) -> str:
-    """Hex sha256 over path, executable bit, size and sha256 of every file of a built-in package."""
+    """Hex sha256 over path, executable bit, size and sha256 of every packed file of a built-in package."""
     whole = hashlib.sha256()
     root = folder(name)
     for path in sorted(p for p in root.rglob("*") if p.is_file() and "__pycache__" not in p.parts):
+        if path == root / README:
+            continue
         data = path.read_bytes()
         executable = bool(path.stat().st_mode & 0o100)
         line = f"{path.relative_to(root).as_posix()} {int(executable)} {len(data)} {hashlib.sha256(data).hexdigest()}\n"

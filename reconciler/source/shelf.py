@@ -12,6 +12,7 @@ from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
 import agent
+from agent.components import README
 from agent.errors import Invalid, TdieError
 from agent.packages.archive import checked, unpack
 from agent.packages.dependencies import check_requirements
@@ -170,7 +171,8 @@ def _builtin_content(name: str) -> Mapping[str, tuple[bytes, bool]]:
     if not (folder / FILE_NAME).is_file():
         known = ", ".join(sorted(p.parent.name for p in folder.parent.glob(f"*/{FILE_NAME}"))) or "none"
         raise Invalid(f"there is no built-in package '{name}'; there is {known}", code="PKG_MISSING")
-    return read_folder(folder)
+    # The README is for people who read the source: a better sentence must not replace running processes.
+    return {path: file for path, file in read_folder(folder).items() if path != README}
 
 
 def _check_zip_rules(archive: Path) -> None:

@@ -96,7 +96,7 @@ def documents(name: str, inbox: Path, nodes: tuple[str, ...] = NODES, **spec: An
         "cluster.yaml": cluster(name, nodes, **spec),
         "packages.yaml": "---\n".join(
             (
-                package("file-watcher", builtin="file-watcher"),
+                package("file-watcher", "1.1.0", builtin="file-watcher"),
                 package("basic-publisher", builtin="basic-publisher"),
                 package("sleeper", path="packages/sleeper"),
             )

@@ -3,141 +3,141 @@
 from __future__ import annotations
 
 import asyncio
-import fnmatch
+import errno
 import logging
-import os
-import stat
-from collections.abc import Iterable
-from dataclasses import dataclass
+import time
 from pathlib import Path
 
-from watchfiles import awatch
+from tdie_watched_folder import Seen, WatchedFolder
+from watchfiles import Change, awatch
 
 from agent.errors import Missing
-from agent.sdk import Component, Message, MessagePublisher, Settings
+from agent.sdk import Component, Message, MessagePublisher, Settings, pauses
 
 SETTLE = 0.1  # seconds between two looks at a file's size and time
 OLD_ENOUGH = 2.0  # a file untouched for so long is complete at the first look
 LOOK_AGAIN = 30.0  # a whole look at the folder, should the kernel have lost an event
+LOOK_UNWATCHED = 1.0  # the same while the kernel cannot watch
+TRY_KERNEL_AGAIN = 60.0
 PUBLISH_AGAIN = 1.0
-FOLDER_BACK_WITHIN = 30.0
 WORKED = 5.0  # a watch that lasted so long was good; the next error is a new one
-
-
-@dataclass(frozen=True)
-class Seen:
-    """One appearance of one file."""
-
-    name: str
-    identity: tuple[int, int]  # device and inode
-    event: str  # existing, created or renamed
+LIMITS = (errno.EMFILE, errno.ENFILE, errno.ENOSPC)
 
 
 class FileWatcher(Component):
     """Reports each file once per appearance: those that are there at the start, created, or renamed."""
 
     def __init__(self, settings: Settings, publisher: MessagePublisher | None, log: logging.Logger) -> None:
-        self._folder = settings.path("path") if "path" in settings else settings.path("inputPath")
-        self._filter = settings.text("filter", "*.*")
+        path = settings.path("path") if "path" in settings else settings.path("inputPath")
+        self._folder = WatchedFolder(path, settings.text("filter", "*.*"))
         self._patience = settings.seconds("completeWithin", 30.0)
-        settings.integer("bufferSize", 8192)  # checked and not needed: the kernel's queue is not ours to size
+        self._absence = settings.seconds("folderBackWithin", 30.0)
+        self._existing = settings.flag("reportExisting", True)
+        self._room = asyncio.Semaphore(max(1, settings.integer("bufferSize", 8192)))
         self._publisher, self._log = publisher, log
-        self._known: dict[str, tuple[int, int]] = {}
-        self._stop = asyncio.Event()
+        self._stopping = asyncio.Event()
+
+    @property
+    def path(self) -> Path:
+        """The folder that is watched."""
+        return self._folder.path
 
     async def start(self) -> None:
-        if not await asyncio.to_thread(self._folder.is_dir):
-            raise Missing(f"the folder {self._folder} is not there", code="FOLDER_MISSING")
-        await self._look(None, "existing")  # what appears from here on is new
-        self.spawn(self._watch(), name="watch")
+        try:
+            await asyncio.to_thread(self._folder.entered)
+            there = await asyncio.to_thread(self._folder.new, None, "existing")  # what appears from here on is new
+        except (FileNotFoundError, NotADirectoryError) as error:
+            raise Missing(f"the folder {self.path} is not there", code="FOLDER_MISSING") from error
+        self.spawn(self._watch(there if self._existing else []), name="watch")
 
     async def stop(self) -> None:
-        self._stop.set()
+        self._stopping.set()
 
-    async def _watch(self) -> None:
-        """Follow the folder for ever; an error of the watcher costs a whole look, the folder's absence some patience."""
-        loop = asyncio.get_running_loop()
+    async def _watch(self, there: list[Seen]) -> None:
+        """Follow the folder for ever. An error costs a whole look; one that lasts longer than `folderBackWithin` comes out."""
+        await self._report_all(there)
+        clock = asyncio.get_running_loop()
         broken_since: float | None = None
-        while not self._stop.is_set():
-            began = loop.time()
+        unkept = iter(pauses(0.2, 2.0))
+        while not self._stopping.is_set():
+            began = clock.time()
             try:
+                await asyncio.to_thread(self._folder.entered)
                 await self._follow()
             except (OSError, RuntimeError) as error:  # RuntimeError: the watcher's own errors
-                now = loop.time()
+                if _limit(error):
+                    self._log.warning("the kernel cannot watch %s, looking each second instead: %s", self.path, error)
+                    await self._look_often(clock.time() + TRY_KERNEL_AGAIN)
+                    continue
+                now = clock.time()
                 if broken_since is None or now - began > WORKED:
-                    broken_since = now
-                if now - broken_since > FOLDER_BACK_WITHIN:
+                    broken_since, unkept = now, iter(pauses(0.2, 2.0))
+                    self._log.warning("watching %s broke off, trying again: %s", self.path, error)
+                if now - broken_since > self._absence:
                     raise
-                self._log.warning("watching %s broke off, trying again: %s", self._folder, error)
-                await asyncio.sleep(1.0)
+                await asyncio.sleep(next(unkept))
 
     async def _follow(self) -> None:
+        """Look whenever the kernel tells of a change; returns when the component stops."""
+        ended = asyncio.Event()  # of this watch only: the watcher sets it when it is cancelled
         changes = awatch(
-            self._folder,
+            self.path,
             watch_filter=None,
             recursive=False,
             debounce=50,
             step=10,
-            stop_event=self._stop,
+            stop_event=ended,
             rust_timeout=int(LOOK_AGAIN * 1000),
             yield_on_timeout=True,
             ignore_permission_denied=True,
         )
-        looked = asyncio.create_task(
-            anext(changes), name="first-look"
-        )  # the watch is armed before the first whole look
+        told = asyncio.create_task(anext(changes), name="first-change")  # armed before the first whole look
+        stopping = asyncio.create_task(self._stopping.wait(), name="stopping")
         try:
             await asyncio.sleep(0.05)
-            await self._look(None, "created")
+            await self._look(None)
             while True:
-                try:
-                    batch = await looked
-                except StopAsyncIteration:
+                await asyncio.wait({told, stopping}, return_when=asyncio.FIRST_COMPLETED)
+                if stopping.done():
                     return
-                await self._look({Path(path).name for _, path in batch} if batch else None, "created")
-                looked = asyncio.create_task(anext(changes), name="next-look")
+                batch = told.result()
+                told = asyncio.create_task(anext(changes), name="next-change")
+                await self._look(batch or None)
         finally:
-            looked.cancel()
-            await asyncio.gather(looked, return_exceptions=True)
+            ended.set()
+            stopping.cancel()
+            told.cancel()
+            await asyncio.gather(told, stopping, return_exceptions=True)
             await changes.aclose()
 
-    async def _look(self, names: Iterable[str] | None, event: str) -> None:
-        for seen in await asyncio.to_thread(self._new, names, event):
+    async def _look_often(self, until: float) -> None:
+        clock = asyncio.get_running_loop()
+        while not self._stopping.is_set() and clock.time() < until:
+            await self._look(None)
+            await asyncio.sleep(LOOK_UNWATCHED)
+
+    async def _look(self, changes: set[tuple[Change, str]] | None) -> None:
+        """Look at what changed, or at the whole folder."""
+        names = None if changes is None else {Path(path).name for _, path in changes if Path(path) != self.path}
+        deleted = {Path(path).name for change, path in changes or () if change is Change.deleted}
+        await self._report_all(await asyncio.to_thread(self._folder.new, names, "created", deleted))
+
+    async def _report_all(self, new: list[Seen]) -> None:
+        """A task for each; when `bufferSize` of them are under way, the others wait in the folder."""
+        for seen in new:
+            await self._room.acquire()
             self.spawn(self._report(seen), name=f"report {seen.name}")
 
-    def _new(self, names: Iterable[str] | None, event: str) -> list[Seen]:
-        """What appeared among these names, or in the whole folder; the known files are brought up to date."""
-        there = set(os.listdir(self._folder)) if names is None else set(names)
-        if names is None:
-            there |= set(self._known)
-        elif not self._folder.is_dir():
-            raise FileNotFoundError(f"the folder {self._folder} is gone")
-        found = {name: identity for name in there if (identity := self._identity(name)) is not None}
-        gone = {identity for name in there - set(found) if (identity := self._known.pop(name, None)) is not None}
-        new = []
-        for name in sorted(found):
-            if self._known.get(name) != found[name]:
-                renamed = found[name] in gone or any(found[name] == k for n, k in self._known.items() if n != name)
-                self._known[name] = found[name]
-                if self._wanted(name):
-                    new.append(Seen(name, found[name], "renamed" if renamed and event == "created" else event))
-        return new
-
-    def _wanted(self, name: str) -> bool:
-        return self._filter == "*.*" or fnmatch.fnmatch(name, self._filter)
-
-    def _identity(self, name: str) -> tuple[int, int] | None:
-        try:
-            seen = (self._folder / name).stat()
-        except OSError:
-            return None
-        return (seen.st_dev, seen.st_ino) if stat.S_ISREG(seen.st_mode) else None
-
     async def _report(self, seen: Seen) -> None:
-        size = await self._complete(seen)
-        if size is None:
-            return  # gone or replaced before it was complete
-        path = self._folder / seen.name
+        try:
+            size = await self._complete(seen)
+            if size is not None:  # else gone or replaced before it was complete
+                await self._publish(seen, size)
+        finally:
+            self._room.release()
+
+    async def _publish(self, seen: Seen, size: int) -> None:
+        path = self.path / seen.name
         content = {"fileName": seen.name, "filePath": str(path), "fileSize": size, "eventType": seen.event}
         self._log.info("file %s", seen.event, extra={"file": str(path), "size": size})
         if self._publisher is None:
@@ -154,27 +154,30 @@ class FileWatcher(Component):
 
     async def _complete(self, seen: Seen) -> int | None:
         """The size of the file once size and time stand still; None when it is gone."""
-        path, before, warned = self._folder / seen.name, None, False
-        loop = asyncio.get_running_loop()
-        began = loop.time()
+        before: tuple[int, int] | None = None
+        clock = asyncio.get_running_loop()
+        began, pause = clock.time(), SETTLE
         while True:
             try:
-                now = path.stat()
-            except OSError:
-                return None
-            if (now.st_dev, now.st_ino) != seen.identity:
-                return None
-            current = (now.st_size, now.st_mtime_ns)
-            if current == before or (seen.event == "existing" and _age(now) > OLD_ENOUGH):
-                return now.st_size
+                now = await asyncio.to_thread(self._folder.state, seen)
+            except OSError as error:
+                current, why = None, f"cannot be read: {error.strerror}"
+            else:
+                if now is None:
+                    return None
+                current, why = (now.st_size, now.st_mtime_ns), "still grows"
+                if current == before or (seen.event == "existing" and time.time() - now.st_mtime > OLD_ENOUGH):
+                    return now.st_size
             before = current
-            if not warned and loop.time() - began > self._patience:
-                warned = True
-                self._log.warning("%s still grows after %g s; it is reported when it is complete", path, self._patience)
-            await asyncio.sleep(SETTLE if not warned else 10 * SETTLE)
+            if pause == SETTLE and clock.time() - began > self._patience:
+                pause = 10 * SETTLE
+                self._log.warning(
+                    "%s %s after %g s; it is reported when it is complete", seen.name, why, self._patience
+                )
+            await asyncio.sleep(pause)
 
 
-def _age(seen: os.stat_result) -> float:
-    from time import time
-
-    return time() - seen.st_mtime
+def _limit(error: Exception) -> bool:
+    """Whether the kernel has no watch left for us, as far as the watcher lets us know."""
+    text = str(error).lower()
+    return getattr(error, "errno", None) in LIMITS or "limit" in text or any(f"os error {n})" in text for n in LIMITS)
