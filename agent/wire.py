@@ -144,6 +144,7 @@ class ReplicaOrder(Wire):
     policy: ReplicaPolicy = ReplicaPolicy()
     commit: str = ""  # the commit that brought this spec here; keeps its value while the spec stays
     ordered: tuple[int, int] = (0, 0)  # (epoch, generation) in which it was first ordered here: the later of two wins
+    placed: str = ""  # the situation (commit, open nodes) in which this node was chosen; kept while it stays here
     renamed_from: str | None = None  # take over this replica's process instead of starting one
 
 

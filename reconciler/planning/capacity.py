@@ -32,6 +32,13 @@ class Room:
         if policy.ports:
             self.ports.update(policy.ports)
 
+    def take_away(self, spec: ReplicaSpec) -> None:
+        """One replica less, as far as scores look at it: ports stay."""
+        self.slots -= 1
+        self.cpu -= spec.resources.cpu or 0.0
+        self.memory -= spec.resources.memory or 0
+        self.types[spec.package.name] -= 1
+
     def copy(self) -> Room:
         return Room(self.slots, self.cpu, self.memory, Counter(self.ports), Counter(self.types))
 
@@ -62,37 +69,63 @@ def lacks(room: Room, capacity: Capacity, more: Resources, slots: int = 1) -> st
 
 @dataclass(slots=True)
 class Rooms:
-    """The rooms of all nodes, worked out when first asked for, and what this plan adds to them."""
+    """The rooms of all nodes, worked out when first asked for, and what this plan adds to them.
+
+    There are two views. What fits is judged by the rooms as they are, with everything that still has to leave; what is best is
+    judged by the rooms as they will be (`outlook.py` says how).
+    """
 
     known: dict[str, tuple[Assignment | None, Room]] = field(default_factory=dict)  # kept between plans
-    changed: list[str] = field(default_factory=list)  # nodes in which this plan added something, in that order
-    _added: dict[str, Room] = field(default_factory=dict)
+    changed: list[str] = field(default_factory=list)  # nodes whose score may be another one, in that order
+    _are: dict[str, Room] = field(default_factory=dict)
+    _will_be: dict[str, Room] = field(default_factory=dict)
 
     def start(self) -> None:
         """Forget what an earlier plan added."""
-        self._added, self.changed = {}, []
+        self._are, self._will_be, self.changed = {}, {}, []
 
     def reader(self, fleet: Fleet) -> Callable[[str], Room]:
+        """The rooms as they are."""
+
         def at(node: str) -> Room:
-            return self._added.get(node) or self._base(node, fleet)
+            return self._are.get(node) or self._base(node, fleet)
+
+        return at
+
+    def outlook(self, fleet: Fleet) -> Callable[[str], Room]:
+        """The rooms as they will be."""
+
+        def at(node: str) -> Room:
+            return self._will_be.get(node) or self._base(node, fleet)
 
         return at
 
     def add(self, fleet: Fleet, node: str, spec: ReplicaSpec, policy: ReplicaPolicy) -> None:
-        self._own(fleet, node).add(spec, policy)
+        """One more replica comes."""
+        self._own(self._are, fleet, node).add(spec, policy)
+        self.count(fleet, node, spec, policy)
 
     def grow(self, fleet: Fleet, node: str, more: Resources) -> None:
         """A replica that is there already takes more."""
-        room = self._own(fleet, node)
+        room = self._own(self._are, fleet, node)
         room.cpu += more.cpu or 0.0
         room.memory += more.memory or 0
 
-    def _own(self, fleet: Fleet, node: str) -> Room:
-        """The room of a node as this plan fills it, about to change."""
-        if node not in self._added:
-            self._added[node] = self._base(node, fleet).copy()
+    def count(self, fleet: Fleet, node: str, spec: ReplicaSpec, policy: ReplicaPolicy) -> None:
+        """One more replica belongs to the outlook."""
+        self._own(self._will_be, fleet, node).add(spec, policy)
         self.changed.append(node)
-        return self._added[node]
+
+    def discount(self, fleet: Fleet, node: str, spec: ReplicaSpec) -> None:
+        """One replica that is there does not belong to the outlook, or not yet."""
+        self._own(self._will_be, fleet, node).take_away(spec)
+        self.changed.append(node)
+
+    def _own(self, layer: dict[str, Room], fleet: Fleet, node: str) -> Room:
+        """The room of a node as this plan fills it, about to change."""
+        if node not in layer:
+            layer[node] = self._base(node, fleet).copy()
+        return layer[node]
 
     def _base(self, node: str, fleet: Fleet) -> Room:
         view = fleet.views.get(node)

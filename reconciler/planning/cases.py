@@ -13,6 +13,7 @@ from reconciler.planning.capacity import Rooms
 from reconciler.planning.explain import differences
 from reconciler.planning.fleet import Fleet, Sighting
 from reconciler.planning.ids import change_id
+from reconciler.planning.outlook import Outlook
 from reconciler.planning.place import Openings
 
 
@@ -26,6 +27,7 @@ class World:
     fleet: Fleet
     rooms: Rooms
     openings: Openings
+    outlook: Outlook
     positions: dict[str, int]  # of instances in the order of waves
     blind: tuple[str, ...]  # listed nodes of which this leader has never heard what runs there
     lost: tuple[str, ...]  # listed nodes that are lost
@@ -96,9 +98,6 @@ class Case:
     )  # entries that change without a process noticing
     standings: list[Standing] = field(default_factory=list)
     missing: int = 0  # wanted replicas that no node has been told to run
-    claimed: set[tuple[str, str]] = field(
-        default_factory=set
-    )  # (node, replica) of another name that live on in this one
     lapses: list[Monotonic] = field(default_factory=list)  # when time alone changes something here
 
     @property
@@ -184,8 +183,13 @@ def make_order(world: World, spec: InstanceSpec, replica: str, node: str) -> Rep
     """A new entry for a node; it outranks every entry of the same replica that can be seen."""
     epoch = world.observed.epoch
     ordered = (epoch, world.view(node).next_generation)
+    placed = world.outlook.situation
     for sighting in world.fleet.of(spec.name).get(replica, ()):
-        if sighting.entry is not None and sighting.node != node:
+        if sighting.entry is None:
+            continue
+        if sighting.node == node:
+            placed = sighting.entry.placed
+        else:
             held = sighting.entry.ordered
             ordered = max(ordered, (held[0], held[1] + 1))
     return ReplicaOrder(
@@ -196,6 +200,7 @@ def make_order(world: World, spec: InstanceSpec, replica: str, node: str) -> Rep
         policy=spec.policy,
         commit=world.desired.commit,
         ordered=ordered,
+        placed=placed,
     )
 
 

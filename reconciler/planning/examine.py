@@ -14,30 +14,44 @@ from reconciler.planning.compare import Pair, astray, compare
 from reconciler.planning.explain import counted, listed
 from reconciler.planning.fleet import Sighting
 from reconciler.planning.leftovers import leftovers, leftovers_of_replica
+from reconciler.planning.outlook import Homes, Stay
 from reconciler.planning.place import Seats, label_fault, port_taken
 from reconciler.planning.stay import must_leave, why_move
 
-Homes = dict[str, Sighting | None]
 
-
-def examine(world: World, spec: InstanceSpec) -> Case:
-    """Everything that should change for one instance, as if it were alone; holds that need the others come later."""
-    case = Case(spec.name, spec)
+def stay_of(world: World, spec: InstanceSpec) -> Stay:
+    """Where the replicas of one instance are, and which of them can stay there."""
     wanted = wanted_replicas(world, spec)
-    homes = _homes(world, spec, wanted, case)
-    own: Counter[str] = Counter()
-    leaving = {name: must_leave(world, spec, home, own) for name, home in homes.items() if home is not None}
-    seats = Seats(spec, world.openings, world.rooms, own)
-    for name, node in wanted.items():
+    stay = Stay(spec, wanted, _homes(world, spec, wanted))
+    for name, home in stay.homes.items():
+        if home is None or world.presence(home.node) is Presence.LOST:
+            continue
+        fault = stay.leaving[name] = must_leave(world, spec, home, stay.own)
+        if not fault or world.fleet.sites[home.node].silent:
+            stay.staying.add(name)
+            stay.own[home.node] += 1
+    return stay
+
+
+def examine(world: World, stay: Stay) -> Case:
+    """Everything that should change for one instance, as if it were alone; holds that need the others come later."""
+    spec, homes, own = stay.spec, stay.homes, stay.own
+    case = Case(spec.name, spec)
+    settled = (homes[name] for name in stay.staying)
+    seen = Counter(home.node for home in settled if home is not None and not world.outlook.fresh(home))
+    seats = Seats(spec, world.openings, world.outlook, own, seen)
+    for name, node in stay.wanted.items():
         home = homes[name]
         if home is None:
             _start(world, spec, case, seats, name, node, None)
         elif world.presence(home.node) is Presence.LOST:
             _start(world, spec, case, seats, name, node, home)
         else:
-            _keep(world, spec, case, seats, name, home, leaving[name])
+            if name in stay.staying:
+                seats.pass_by(home)
+            _keep(world, spec, case, seats, name, home, stay.leaving[name])
         leftovers_of_replica(world, spec, case, name, home, own)
-    leftovers(world, spec, case, wanted)
+    leftovers(world, spec, case, stay.wanted)
     return case
 
 
@@ -57,7 +71,7 @@ def wanted_replicas(world: World, spec: InstanceSpec) -> dict[str, str]:
     return wanted
 
 
-def _homes(world: World, spec: InstanceSpec, wanted: dict[str, str], case: Case) -> Homes:
+def _homes(world: World, spec: InstanceSpec, wanted: dict[str, str]) -> Homes:
     """Where each wanted replica is: under its own name, or under the one it had before."""
     own = world.fleet.of(spec.name)
     old = spec.moved_from if spec.moved_from and spec.moved_from not in world.desired.instances else None
@@ -67,8 +81,6 @@ def _homes(world: World, spec: InstanceSpec, wanted: dict[str, str], case: Case)
         home = _home(world, own.get(name, ()))
         if home is None and old is not None:
             home = _home(world, before.get(old + name[len(spec.name) :], ()))
-            if home is not None:
-                case.claimed.add((home.node, home.replica))
         homes[name] = home
     return homes
 

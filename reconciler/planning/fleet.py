@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
@@ -42,6 +43,11 @@ class Sighting:
     row: ReplicaView | None
 
     @property
+    def placed(self) -> str:
+        """The situation in which its node was chosen for it."""
+        return "" if self.entry is None else self.entry.placed
+
+    @property
     def healthy(self) -> bool:
         """Runs what it was told to run, and well."""
         entry, row = self.entry, self.row
@@ -58,6 +64,7 @@ def _shows(entry: ReplicaOrder, row: ReplicaView) -> bool:
 
 
 Sightings = Mapping[str, tuple[Sighting, ...]]  # by replica; by node name within
+Seen = dict[tuple[str, str], Sighting]  # by node and replica
 NOWHERE: Sightings = {}
 
 
@@ -69,10 +76,12 @@ class Fleet:
     views: dict[str, NodeView] = field(default_factory=dict)
     sites: dict[str, Site] = field(default_factory=dict)  # in name order
     by_instance: dict[str, dict[str, tuple[Sighting, ...]]] = field(default_factory=dict)
+    by_situation: dict[str, dict[str, Seen]] = field(default_factory=dict)  # where placed → instance
     _by_node: dict[str, dict[str, Sighting]] = field(default_factory=dict)
     changed: set[str] = field(default_factory=set)  # nodes whose view is another one than last time
     stirred: set[str] = field(default_factory=set)  # instances of which a sighting changed
     moved: bool = True  # what placement may know changed: everything is looked at again
+    _open: str = ""  # names the set of nodes that take new replicas
 
     def of(self, instance: str) -> Sightings:
         return self.by_instance.get(instance, NOWHERE)
@@ -83,6 +92,9 @@ class Fleet:
             cluster = self.cluster  # written anew, means the same
         sites = self._look_at_sites(cluster, observed)
         self.moved = sites != self.sites or cluster is not self.cluster
+        if self.moved:
+            names = "\n".join(s.name for s in sites.values() if s.alive and s.listed and not s.cordoned)
+            self._open = hashlib.sha256(names.encode()).hexdigest()
         self.sites, self.cluster = sites, cluster
         self.changed, self.stirred = set(), set()
         for name in observed.nodes.keys() | self.views.keys():
@@ -90,6 +102,10 @@ class Fleet:
             if view is not self.views.get(name):
                 self.changed.add(name)
                 self._look_at(name, view)
+
+    def situation(self, commit: str) -> str:
+        """12 hex digits that name what placement starts from: a commit, and the nodes that take new replicas."""
+        return hashlib.sha256(f"{commit}\n{self._open}".encode()).hexdigest()[:12]
 
     def _look_at_sites(self, cluster: ClusterSpec, observed: ObservedState) -> dict[str, Site]:
         same_cluster = cluster is self.cluster
@@ -120,6 +136,15 @@ class Fleet:
             self.views[name] = view
 
     def _replace(self, old: Sighting | None, new: Sighting | None) -> None:
+        if old is not None and old.placed:
+            placed = self.by_situation[old.placed]
+            del placed[old.instance][old.node, old.replica]
+            if not placed[old.instance]:
+                del placed[old.instance]
+                if not placed:
+                    del self.by_situation[old.placed]
+        if new is not None and new.placed:
+            self.by_situation.setdefault(new.placed, {}).setdefault(new.instance, {})[new.node, new.replica] = new
         if old is not None:
             replicas = self.by_instance[old.instance]
             rest = tuple(s for s in replicas[old.replica] if s.node != old.node)

@@ -14,7 +14,8 @@ from reconciler.model.observed import NodeView
 from reconciler.model.where import matches
 from reconciler.planning.capacity import Room, Rooms, lacks
 from reconciler.planning.explain import counted
-from reconciler.planning.fleet import Fleet, Site
+from reconciler.planning.fleet import Fleet, Sighting, Site
+from reconciler.planning.outlook import Outlook
 
 Key = tuple[float | int | str, ...]
 
@@ -59,7 +60,7 @@ class Openings:
 
     def ranked(self, where: str, strategy: str, rooms: Rooms) -> list[tuple[Key, str]]:
         """The open nodes with their scores, best first; for strategies that look at rooms only."""
-        read, sites, score = rooms.reader(self.fleet), self.fleet.sites, _BY_ROOM[strategy]
+        read, sites, score = rooms.outlook(self.fleet), self.fleet.sites, _BY_ROOM[strategy]
         found = self._rankings.get((where, strategy))
         if found is None:
             keys = {site.name: score(read(site.name), site) for site in self.of(where)[0]}
@@ -94,23 +95,56 @@ class Openings:
 
 @dataclass(slots=True)
 class Seats:
-    """The places one instance can still take, best first; each replica that takes one makes the others rarer."""
+    """The places one instance can still take, best first; each replica that takes one makes the others rarer.
+
+    `own` is what counts against maxPerNode: everything that stays, and what this plan adds. `seen` is what scores look at.
+    """
 
     instance: InstanceSpec
     openings: Openings
-    rooms: Rooms
-    own: Counter[str]  # this instance's replicas by node, those that stay included
+    outlook: Outlook
+    own: Counter[str]
+    seen: Counter[str]
+    _passed: list[str] | None = field(default_factory=list)  # nodes of those that had their turn before
     _heap: list[tuple[Key, str]] | None = None
     _spread: Counter[str] = field(default_factory=Counter)
     _filled: set[str] = field(default_factory=set)  # nodes that cannot take any more of it
 
     def take(self, avoid: str = "") -> str:
         """The best node for one more replica, counted as taken; empty when no node passes the filters."""
+        self._begin()
         chosen = self._untouched(avoid) or self._best(avoid)
         if chosen:
-            self.count(chosen)
-            self.rooms.add(self.openings.fleet, chosen, self.instance.spec, self.instance.policy)
+            self.own[chosen] += 1
+            self._see(chosen)
+            self.outlook.rooms.add(self.openings.fleet, chosen, self.instance.spec, self.instance.policy)
         return chosen
+
+    def pass_by(self, home: Sighting) -> None:
+        """A replica that this situation brought to its node has its turn."""
+        if not self.outlook.fresh(home):
+            return
+        if self._passed is not None:
+            self._passed.append(home.node)
+        else:
+            self._count(home.node)
+
+    def _begin(self) -> None:
+        """The first replica is being placed: now it matters what was before it."""
+        if self._passed is None:
+            return
+        self.outlook.turn_of(self.instance.name)
+        passed, self._passed = self._passed, None
+        for node in passed:
+            self._count(node)
+
+    def _count(self, node: str) -> None:
+        self._see(node)
+        self.outlook.rooms.count(self.openings.fleet, node, self.instance.spec, self.instance.policy)
+
+    def _see(self, node: str) -> None:
+        self.seen[node] += 1
+        self._spread[self._group(node)] += 1
 
     def _untouched(self, avoid: str) -> str:
         """The best node without any replica of the instance, where nothing but rooms tells such nodes apart.
@@ -120,9 +154,9 @@ class Seats:
         placement = self.instance.placement
         if placement.prefer or placement.spread not in ("", "node") or placement.strategy not in _BY_ROOM:
             return ""
-        own, filled = self.own, self._filled
-        for _, node in self.openings.ranked(placement.where, placement.strategy, self.rooms):
-            if node in filled or node == avoid or own.get(node):
+        seen, filled = self.seen, self._filled
+        for _, node in self.openings.ranked(placement.where, placement.strategy, self.outlook.rooms):
+            if node in filled or node == avoid or seen.get(node):
                 continue
             if not self._full(node):
                 return node
@@ -151,11 +185,6 @@ class Seats:
             heapq.heappush(heap, seat)
         return chosen
 
-    def count(self, node: str) -> None:
-        """Another replica of this instance is at this node."""
-        self.own[node] += 1
-        self._spread[self._group(node)] += 1
-
     def why_none(self, avoid: str = "") -> str:
         """`3 nodes: 1 not alive, 2 fail where zone == 'a'`."""
         sites, removed = self.openings.of(self.instance.placement.where)
@@ -170,7 +199,7 @@ class Seats:
     def _ready(self) -> list[tuple[Key, str]]:
         if self._heap is None:
             self._spread = Counter()
-            for node, count in self.own.items():
+            for node, count in self.seen.items():
                 self._spread[self._group(node)] += count
             sites, _ = self.openings.of(self.instance.placement.where)
             self._heap = [(self._key(site.name), site.name) for site in sites]
@@ -188,7 +217,7 @@ class Seats:
         most = instance.placement.max_per_node
         if most is not None and self.own[node] >= most:
             return f"hold {most} of it already"
-        room = self.rooms.reader(self.openings.fleet)(node)
+        room = self.outlook.rooms.reader(self.openings.fleet)(node)
         lacking = lacks(room, self.openings.fleet.sites[node].capacity, instance.spec.resources)
         if lacking:
             return f"without {lacking} left"
@@ -198,11 +227,11 @@ class Seats:
         """Smaller is better: preferences, spread, own replicas, strategy, name."""
         fleet, instance = self.openings.fleet, self.instance
         site = fleet.sites[node]
-        room = self.rooms.reader(fleet)(node)
+        room = self.outlook.rooms.outlook(fleet)(node)
         placement = instance.placement
         preferred = sum(matches(text, site.labels, node) for text in placement.prefer)
         strategy = STRATEGIES[placement.strategy](room, site, instance.spec)
-        return (-preferred, self._spread[self._group(node)], self.own[node], *strategy, node)
+        return (-preferred, self._spread[self._group(node)], self.seen[node], *strategy, node)
 
 
 def port_taken(room: Room, policy: ReplicaPolicy) -> str:

@@ -9,10 +9,11 @@ from reconciler.model.plan import Change, Hold, NodeTarget, Plan, Verdict
 from reconciler.planning import holds, keep_up, prune, waves
 from reconciler.planning.cases import Case, World
 from reconciler.planning.checks import check
-from reconciler.planning.examine import examine
+from reconciler.planning.examine import examine, stay_of
 from reconciler.planning.ids import digest_of_changes
 from reconciler.planning.leftovers import gone
 from reconciler.planning.memo import Memo
+from reconciler.planning.outlook import Outlook
 from reconciler.planning.packages import Wanted, fetch_first
 from reconciler.planning.place import Openings
 from reconciler.planning.targets import edits, target
@@ -87,6 +88,7 @@ def _world(desired: DesiredState, observed: ObservedState, now: Monotonic, memo:
     ]
     lost = tuple(site.name for site, _ in listed if site.presence is Presence.LOST)
     failover = cluster.failover
+    outlook = Outlook(memo.fleet, memo.rooms, memo.fleet.situation(desired.commit), cluster.sync.prune != "false")
     return World(
         desired=desired,
         observed=observed,
@@ -94,6 +96,7 @@ def _world(desired: DesiredState, observed: ObservedState, now: Monotonic, memo:
         fleet=memo.fleet,
         rooms=memo.rooms,
         openings=Openings(memo.fleet),
+        outlook=outlook,
         positions=memo.positions,
         blind=tuple(s.name for s, view in listed if s.silent and view.assignment is None and view.accepted is None),
         lost=lost,
@@ -105,8 +108,10 @@ def _examined(world: World, memo: Memo) -> dict[str, Case]:
     """Every instance that may not be quiet, in name order; those in Git first, as others may live on in them."""
     desired = world.desired
     names = sorted(memo.open_instances(desired))
-    cases = {name: examine(world, desired.instances[name]) for name in names if name in desired.instances}
-    claimed = {claim for case in cases.values() for claim in case.claimed}
+    stays = {name: stay_of(world, desired.instances[name]) for name in names if name in desired.instances}
+    world.outlook.stays, world.outlook.gone = stays, frozenset(names) - stays.keys()
+    cases = {name: examine(world, stay) for name, stay in stays.items()}
+    claimed = {claim for stay in stays.values() for claim in stay.claimed}
     for name in names:
         if name not in desired.instances and world.fleet.of(name):
             cases[name] = gone(world, name, claimed)

@@ -6,7 +6,6 @@ from collections import Counter
 
 from agent.wire import Resources
 from reconciler.model.desired import InstanceSpec
-from reconciler.model.observed import Presence
 from reconciler.model.plan import Cause
 from reconciler.planning.capacity import lacks
 from reconciler.planning.cases import World
@@ -15,14 +14,12 @@ from reconciler.planning.place import label_fault
 
 
 def must_leave(world: World, spec: InstanceSpec, home: Sighting, own: Counter[str]) -> str:
-    """Why a replica cannot stay where it is; if it can, it is counted there. Load and cordons evict nothing."""
+    """Why a replica cannot stay where it is, beside those of its instance that do; empty if it can.
+
+    Load and cordons evict nothing.
+    """
     site = world.fleet.sites[home.node]
-    if site.presence is Presence.LOST:
-        return ""
-    fault = label_fault(site, spec.placement.where) or crowded(spec, own[home.node]) or outgrown(world, spec, home)
-    if not fault or site.silent:
-        own[home.node] += 1
-    return fault
+    return label_fault(site, spec.placement.where) or crowded(spec, own[home.node]) or outgrown(world, spec, home)
 
 
 def crowded(spec: InstanceSpec, others: int) -> str:

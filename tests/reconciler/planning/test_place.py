@@ -14,6 +14,7 @@ from reconciler.model.observed import Record
 from reconciler.planning import plan
 from reconciler.planning.capacity import Rooms
 from reconciler.planning.fleet import Fleet
+from reconciler.planning.outlook import Outlook
 from reconciler.planning.place import Openings, Seats
 from reconciler.simulation.executed import empty_fleet, executed
 
@@ -27,6 +28,7 @@ def instance(name: str, replicas: int, placement: Placement) -> InstanceSpec:
 
 def scored(seats: Seats, avoid: str) -> str:
     """The best node by looking at all of them."""
+    seats._begin()
     seats._ready()
     sites, _ = seats.openings.of(seats.instance.placement.where)
     open_nodes = [site.name for site in sites if site.name != avoid and not seats._full(site.name)]
@@ -46,7 +48,7 @@ def test_the_best_node_is_the_one_with_the_best_score(seed: int) -> None:
     observed = executed(plan(desired, observed, Record(), NOW), observed, NOW)
     fleet, rooms = Fleet(), Rooms()
     fleet.look(desired.cluster, observed)
-    openings = Openings(fleet)
+    openings, outlook = Openings(fleet), Outlook(fleet, rooms, "now", prune=True)
     for number in range(6):
         placement = Placement(
             where=rng.choice(["", "zone == 'a'"]),
@@ -54,7 +56,7 @@ def test_the_best_node_is_the_one_with_the_best_score(seed: int) -> None:
             strategy=rng.choice(["least-loaded", "least-loaded", "pack", "evenness"]),
             max_per_node=rng.choice([None, 1, 2]),
         )
-        seats = Seats(instance(f"z{number}", 4, placement), openings, rooms, Counter())
+        seats = Seats(instance(f"z{number}", 4, placement), openings, outlook, Counter(), Counter())
         for _ in range(5):
             avoid = rng.choice(["", "", "n0"])
             wanted = scored(seats, avoid)
