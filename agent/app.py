@@ -19,6 +19,7 @@ import uvicorn
 from agent import machine
 from agent.api.auth import TokenFile, check_bind
 from agent.api.node_api import NodeFiles, node_app
+from agent.api.packages import NodePackages
 from agent.client import http_client
 from agent.clock import SystemClock
 from agent.consul.address import Address
@@ -32,6 +33,9 @@ from agent.ledger import SqliteLedger
 from agent.node import Agent
 from agent.packages.environments import Environments
 from agent.packages.install import PackageInstaller
+from agent.packages.manager import PackageManager
+from agent.packages.records import PackageRecords
+from agent.packages.retention import versions_kept
 from agent.packages.store import PackageStore
 from agent.settings import DEFAULT_PORT, AgentSettings
 
@@ -108,17 +112,29 @@ async def _end(running: asyncio.Task[None], stop: asyncio.Task[bool]) -> None:
 async def _agent(
     settings: AgentSettings, listening: socket.socket, token: Callable[[], str]
 ) -> AsyncIterator[tuple[Agent, ApiServer, KeeperClient]]:
-    store = PackageStore(settings.data / "packages")
+    where = settings.packages
+    store = PackageStore(settings.data / where.directory, manifest_name=where.manifest_name)
+    records = PackageRecords(settings.data / where.store_path)
     for line in await asyncio.to_thread(store.open):
         log.warning("a package folder makes no sense, it is left alone", folder=line)
     environments = Environments(settings.data / "environments")
     await asyncio.to_thread(environments.open)
     http, probing = http_client(), http_client()
-    installer = PackageInstaller(store, environments, http, token=token)
+    clock = SystemClock()
+    installer = PackageInstaller(
+        store,
+        environments,
+        records,
+        http,
+        token=token,
+        wall=lambda: clock.wall().timestamp(),
+        keep=versions_kept(where.retention),
+    )
+    installer.look_at_records(await asyncio.to_thread(records.all))
     consul = _consul(settings)
     keeper = OwnKeeper(settings.data)
     edges = Edges(
-        clock=SystemClock(),
+        clock=clock,
         consul=consul,
         keeper=keeper,
         ledger=SqliteLedger(settings.data / "ledger.sqlite"),
@@ -130,7 +146,9 @@ async def _agent(
         boot_id=machine.boot_id(),
     )
     agent = Agent(_node_settings(settings, listening.getsockname()[1]), edges)
-    app = node_app(agent, NodeFiles(settings.data, store.archive), token)
+    manager = PackageManager(store, records, lambda: clock.wall().timestamp())
+    packages = NodePackages(agent, store, records, installer, manager)
+    app = node_app(agent, NodeFiles(settings.data, store.archive), packages, token)
     config = uvicorn.Config(
         app, lifespan="off", log_config=None, access_log=False, timeout_graceful_shutdown=SHUTDOWN, server_header=False
     )
@@ -165,7 +183,7 @@ def _node_settings(settings: AgentSettings, port: int) -> NodeSettings:
         capacity=settings.capacity,
         logs=str((settings.data / "logs").absolute()),
         beat_ttl=settings.beat_ttl,
-        keep_versions=settings.keep_versions,
+        verify_every=settings.packages.verify_every,
         about={"host": socket.gethostname(), "pid": str(os.getpid()), "data": str(settings.data.absolute())},
     )
 

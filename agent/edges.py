@@ -27,7 +27,7 @@ class NodeSettings:
     capacity: Capacity = Capacity()
     logs: str = "logs"  # folder of the replicas' log files
     beat_ttl: float = 15.0
-    keep_versions: int = 5
+    verify_every: float = 3600.0  # between two readings of every installed package
     linger: float = 0.005  # between a change and the answer to a waiting reader
     about: Mapping[str, str] = field(default_factory=dict)  # for people: host name, data folder, pid
 

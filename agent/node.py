@@ -15,9 +15,9 @@ from agent.carry import Carrier, HostTable
 from agent.checks import entry
 from agent.edges import Edges, NodeSettings
 from agent.errors import Invalid, Missing, Refused, TdieError, Waiting
+from agent.keeper.protocol import Code, HostRow
 from agent.keeper.sandbox import DEGRADED as SANDBOX_DEGRADED
 from agent.ledger import Remembered
-from agent.packages.retention import collectable
 from agent.probes import Probes
 from agent.refusals import StaleLeader
 from agent.register import NameTaken, Registrar
@@ -32,6 +32,7 @@ from agent.steps import (
     case_of,
     fetches,
     in_use,
+    is_by_hand,
     is_ready,
     preparations,
     step_for,
@@ -45,6 +46,7 @@ from agent.wire import (
     NodeProblem,
     PackageStatus,
     ReplicaState,
+    ReplicaStatus,
     Report,
     content_digest,
     digest_of,
@@ -71,6 +73,10 @@ class Agent:
         self._package_steps: dict[str, Step] = {}
         self._told_failures: frozenset[str] = frozenset()
         self._packages_stale = True  # while replicas are busy, packages are only told anew when they changed
+        self.by_hand: dict[str, ReplicaStatus] = {}
+        self._corrupt: dict[str, str] = {}  # digest → name, damaged on disk and not healed yet
+        self._proven: set[str] = set()
+        self._proof = asyncio.Event()
         self.book = ReportBook(
             cluster=settings.cluster,
             node=settings.node,
@@ -112,6 +118,8 @@ class Agent:
                 tasks.create_task(self._applier.run(), name="apply")
                 tasks.create_task(self._probes.run(), name="probes")
                 tasks.create_task(self._watch_keeper(), name="watch the keeper's problems")
+                tasks.create_task(self._note_good(), name="note what runs well")
+                tasks.create_task(self._verify_packages(), name="verify packages")
         except* NameTaken as taken:
             raise taken.exceptions[0] from None
 
@@ -155,6 +163,36 @@ class Agent:
                 self._problem(code, found.get(code, ""))
             known = set(found)
             await asyncio.sleep(KEEPER_LOOK)
+
+    async def _note_good(self) -> None:
+        """Packages whose replicas are healthy are kept for a rollback."""
+        while True:
+            await self._proof.wait()
+            self._proof.clear()
+            rows = self.table.rows.values()
+            found = {code.digest for row in rows if row.healthy for code in _codes(row)} - self._proven
+            if found:
+                try:
+                    await self._edges.installer.good(found)
+                    self._proven |= found
+                except Waiting as error:
+                    log.warning("not noted that packages run well", error=str(error))
+
+    async def _verify_packages(self) -> None:
+        """Every installed package is read again at the start and then on a slow beat; a damaged one is fetched anew."""
+        await self._loaded.wait()
+        while True:
+            try:
+                wrong = await self._edges.installer.verify()
+            except Waiting as error:
+                log.warning("packages could not be verified", error=str(error))
+                wrong = {}
+            self._corrupt |= wrong
+            for name in wrong.values():
+                log.error("a package is damaged on this disk, it is fetched anew", package=name)
+            if wrong:
+                self._packages_changed()
+            await asyncio.sleep(self.settings.verify_every)
 
     def _limits_wanted(self) -> bool:
         orders = self.assignment.replicas if self.assignment else ()
@@ -285,6 +323,9 @@ class Agent:
             order = orders.get(name)
             check = order.policy.health if order else HealthCheck()
             self._probes.consider(rows.get(name), name, check)
+            row = rows.get(name)
+            if row is not None and row.healthy and row.order.component.digest not in self._proven:
+                self._proof.set()
             self._tell(name)
         heirs = {self._carrier.heirs[name] for name in names if name in self._carrier.heirs}
         renamed = {order.renamed_from for name in names if (order := orders.get(name)) and order.renamed_from}
@@ -308,10 +349,12 @@ class Agent:
             self.table.rows.get(replica),
             failure=self._applier.failures.get(replica),
             probe=self._probes.result(replica),
-            before=self.book.rows.get(replica),
+            before=self.book.rows.get(replica) or self.by_hand.get(replica),
             now=clock.now(),
         )
-        if row is None:
+        if is_by_hand(replica):
+            self._tell_by_hand(replica, row)
+        elif row is None:
             self.book.remove(replica)
             self._registrar.hide(replica)
         elif self.book.put(row):
@@ -322,16 +365,34 @@ class Agent:
             )
             self._registrar.show(replica, shown)
 
+    def _tell_by_hand(self, replica: str, row: ReplicaStatus | None) -> None:
+        """Told apart from what Git owns, and not in Consul."""
+        if row is not None:
+            self.by_hand[replica] = row
+        else:
+            self.by_hand.pop(replica, None)
+        self.book.say(by_hand=[self.by_hand[name] for name in sorted(self.by_hand)])
+
+    def packages_changed(self) -> None:
+        """Somebody uploaded or deleted packages here."""
+        self._packages_changed()
+
     def _packages_changed(self) -> None:
         """Packages came, went or are ordered: what is missing is fetched, and replicas that waited for one go on."""
         carrier = self._carrier
         carrier.installed = dict(self._edges.installer.installed())
         self._packages_stale = True
+        self._corrupt = {d: name for d, name in self._corrupt.items() if d not in carrier.installed}
+        damaged = ", ".join(sorted(set(self._corrupt.values())))
+        self._problem(
+            "PKG_CORRUPT", f"{damaged}: the bytes on this disk are not what their digest says" if damaged else ""
+        )
         local = self._local()
         steps: list[Step] = [*fetches(local), *preparations(local)]
         if not steps and self.table.known and self.assignment is not None:
             used = in_use(self.assignment, self.table.rows.values())
-            steps += [Collect(digest) for digest in collectable(carrier.installed, used, self.settings.keep_versions)]
+            keep = self.assignment.policy.keep_versions
+            steps += [Collect(digest) for digest in self._edges.installer.collectable(used, keep)]
         before = self._package_steps
         self._package_steps = {step.key: step for step in steps}
         waiting = {name for name, order in carrier.orders.items() if is_ready(order, local)}
@@ -358,8 +419,9 @@ class Agent:
         self._packages_stale = False
         carrier = self._carrier
         used = in_use(self.assignment, self.table.rows.values())
+        manual = self._edges.installer.manual() - in_use(self.assignment, ())
         rows = [
-            PackageStatus(package=found.package, state="Installed", used=digest in used)
+            PackageStatus(package=found.package, state="Installed", used=digest in used, manual=digest in manual)
             for digest, found in carrier.installed.items()
         ]
         for key, step in self._package_steps.items():
@@ -392,10 +454,14 @@ def _accepted(assignment: Assignment | None) -> Accepted | None:
 
 def _digests(offered: Assignment) -> Iterator[str]:
     """The digests that fit the content: as this version writes it, and as its sender wrote it (without newer fields)."""
-    yield content_digest(offered.packages, offered.replicas)
+    yield content_digest(offered.packages, offered.replicas, offered.policy)
     raw = offered.model_dump(mode="json", by_alias=True, exclude_unset=True)
     packages = [order["package"] for order in raw.get("packages", [])]
     yield digest_of({"packages": packages, "replicas": raw.get("replicas", [])})
+
+
+def _codes(row: HostRow) -> tuple[Code, ...]:
+    return (row.order.component, *([row.order.publisher] if row.order.publisher else []))
 
 
 def _subject(step: Step) -> str:

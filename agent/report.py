@@ -78,6 +78,7 @@ class ReportBook:
         settled: bool | None = None,
         packages: Iterable[PackageStatus] | None = None,
         problems: Iterable[NodeProblem] | None = None,
+        by_hand: Iterable[ReplicaStatus] | None = None,
     ) -> None:
         """What is given is true of the node as a whole."""
         said: dict[str, object] = {
@@ -86,6 +87,7 @@ class ReportBook:
             "settled": settled,
             "packages": None if packages is None else tuple(packages),
             "problems": None if problems is None else tuple(problems),
+            "by_hand": None if by_hand is None else tuple(by_hand),
         }
         news = {key: value for key, value in said.items() if value is not None and getattr(self._head, key) != value}
         if news:

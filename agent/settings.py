@@ -9,10 +9,12 @@ from pathlib import Path
 from typing import Any, Literal, Self
 
 import yaml
-from pydantic import Field, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic.alias_generators import to_camel
 from pydantic_settings import BaseSettings, InitSettingsSource, PydanticBaseSettingsSource, SettingsConfigDict
 
 from agent.errors import Invalid
+from agent.packages.retention import versions_kept
 from agent.wire import Capacity
 
 DEFAULT_PORT = 5100
@@ -46,6 +48,33 @@ class LayeredSettings(BaseSettings):
             raise Invalid("; ".join(lines), code="CONFIG", where=str(file or "")) from error
 
 
+class PackageSettings(BaseModel):
+    """Where packages are, and how many versions of each stay. Paths are below the data folder unless absolute."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, alias_generator=to_camel, populate_by_name=True)
+
+    directory: Path = Path("packages")
+    manifest_name: str = Field(default="manifest.json", pattern=r"^[\w.-]+$")
+    store_path: Path = Field(
+        default=Path("packages.sqlite"), description="What is known of packages besides their bytes."
+    )
+    retention: str = Field(
+        default="KeepLast5Versions", description="Or KeepAll, or a number; the Cluster's value wins."
+    )
+    verify_every: float = Field(
+        default=3600.0, ge=1.0, description="Seconds between two readings of every installed package."
+    )
+
+    @field_validator("retention", mode="before")
+    @classmethod
+    def _check_retention(cls, policy: object) -> str:
+        try:
+            versions_kept(str(policy))
+        except Invalid as error:
+            raise ValueError(f"{error.detail} ({error.hint})") from error
+        return str(policy)
+
+
 class AgentSettings(LayeredSettings):
     """Settings of one agent; seconds, paths."""
 
@@ -63,7 +92,7 @@ class AgentSettings(LayeredSettings):
     labels: Mapping[str, str] = Field(default_factory=dict)
     capacity: Capacity = Capacity()
     beat_ttl: float = Field(15.0, ge=1.0)
-    keep_versions: int = Field(5, ge=2)
+    packages: PackageSettings = Field(default_factory=lambda: PackageSettings())
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     log_format: Literal["auto", "json", "text"] = "auto"
 

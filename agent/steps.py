@@ -17,6 +17,8 @@ from agent.packages.protocol import Installed
 from agent.wire import Assignment, PackageOrder, ReplicaOrder
 from agent.wire import ReplicaState as S
 
+BY_HAND = "tdie-manual"  # the instance of what was started at a node
+
 
 @dataclass(frozen=True, slots=True)
 class Fetch:
@@ -126,6 +128,7 @@ class Case:
     heir: str = ""  # the ordered replica that takes over this process
     source: HostRow | None = None  # the process this one takes over
     refused: bool = False
+    keep_by_hand: bool = True  # what was started by hand is left alone
 
     @property
     def state(self) -> str:
@@ -134,6 +137,10 @@ class Case:
     @property
     def down(self) -> bool:
         return self.state in (S.STOPPED, S.FAILED)
+
+    @property
+    def by_hand(self) -> bool:
+        return is_by_hand(self.replica)
 
     @property
     def same_spec(self) -> bool:
@@ -178,6 +185,12 @@ def _rename(case: Case, reason: str) -> Step:
 
 RULES: tuple[tuple[str, Callable[[Case], bool], Act], ...] = (
     ("nothing is ordered and nothing is there", lambda c: c.wanted is None and c.row is None, _wait),
+    (
+        "started by hand, and over",
+        lambda c: c.by_hand and c.state == S.STOPPED and c.row is not None and c.row.pid is None,
+        _forget,
+    ),
+    ("started by hand", lambda c: c.by_hand and c.keep_by_hand, _wait),
     ("its stop is under way", lambda c: c.state == S.STOPPING, _wait),
     ("another replica takes over its process", lambda c: c.wanted is None and bool(c.heir) and not c.down, _wait),
     ("not ordered any more, and down", lambda c: c.wanted is None and c.down, _forget),
@@ -220,8 +233,14 @@ def case_of(replica: str, local: Local, orders: Mapping[str, ReplicaOrder], heir
         ready=wanted is not None and is_ready(wanted, local),
         heir=_heir(heirs.get(replica, ""), local.rows),
         source=source,
+        keep_by_hand=not (local.assignment and local.assignment.policy.stop_manual),
         refused=wanted is not None and (replica, wanted.spec_hash) in local.in_place_refused,
     )
+
+
+def is_by_hand(replica: str) -> bool:
+    """Whether a replica's name is one of those that the node API gives; no instance in Git may be called so."""
+    return replica.startswith(f"{BY_HAND}.")
 
 
 def orders_of(assignment: Assignment | None) -> tuple[Mapping[str, ReplicaOrder], Mapping[str, str]]:

@@ -148,6 +148,20 @@ class ReplicaOrder(Wire):
     renamed_from: str | None = None  # take over this replica's process instead of starting one
 
 
+class NodePolicy(Wire):
+    """How a node keeps house, from the Cluster document. None leaves it to the agent's own settings."""
+
+    keep_versions: int | None = None  # of each package, for rollback
+    stop_manual: bool = False  # what was started by hand is not owned by Git, and does not stay
+
+
+PLAIN = NodePolicy()
+
+
+def _is_default(policy: NodePolicy) -> bool:
+    return policy == PLAIN
+
+
 class Assignment(Wire):
     """The complete, numbered list of what one node should have installed and running."""
 
@@ -159,7 +173,8 @@ class Assignment(Wire):
     commit: str = ""
     packages: tuple[PackageOrder, ...] = ()  # sorted by name, version, digest
     replicas: tuple[ReplicaOrder, ...] = ()  # sorted by replica
-    digest: str  # content_digest(packages, replicas)
+    policy: NodePolicy = Field(default=PLAIN, exclude_if=_is_default)  # left out when default: for older agents
+    digest: str  # content_digest(packages, replicas, policy)
 
     @property
     def number(self) -> tuple[int, int]:
@@ -167,9 +182,11 @@ class Assignment(Wire):
         return (self.epoch, self.generation)
 
 
-def content_digest(packages: Iterable[PackageOrder], replicas: Iterable[ReplicaOrder]) -> str:
+def content_digest(
+    packages: Iterable[PackageOrder], replicas: Iterable[ReplicaOrder], policy: NodePolicy = PLAIN
+) -> str:
     """Hex sha256 of what a node should have; where packages come from does not count."""
-    return digest_of_content((package_text(order.package) for order in packages), map(replica_text, replicas))
+    return digest_of_content((package_text(order.package) for order in packages), map(replica_text, replicas), policy)
 
 
 @lru_cache(maxsize=4096)
@@ -183,9 +200,13 @@ def replica_text(order: ReplicaOrder) -> bytes:
     return canonical_json(order.model_dump(mode="json", by_alias=True))
 
 
-def digest_of_content(packages: Iterable[bytes], replicas: Iterable[bytes]) -> str:
-    """The content digest of orders that are canonical JSON already: that of one object with both as lists."""
-    whole = b'{"packages":[%b],"replicas":[%b]}' % (b",".join(packages), b",".join(replicas))
+def digest_of_content(packages: Iterable[bytes], replicas: Iterable[bytes], policy: NodePolicy = PLAIN) -> str:
+    """The content digest of orders that are canonical JSON already: that of one object with both as lists, and the policy
+    if it is not the default."""
+    ruled = (
+        b"" if _is_default(policy) else b',"policy":%b' % canonical_json(policy.model_dump(mode="json", by_alias=True))
+    )
+    whole = b'{"packages":[%b]%b,"replicas":[%b]}' % (b",".join(packages), ruled, b",".join(replicas))
     return hashlib.sha256(whole).hexdigest()
 
 
@@ -231,6 +252,7 @@ class PackageStatus(Told):
     state: Literal["Installed", "Fetching", "Failed"]
     error: str = ""
     used: bool = True
+    manual: bool = False  # uploaded at the node by hand, and nothing in Git names it
 
 
 class NodeProblem(Told):
@@ -281,6 +303,7 @@ class Report(Told):
     packages: tuple[PackageStatus, ...] = ()
     replicas: tuple[ReplicaStatus, ...] = ()
     removed: tuple[str, ...] = ()
+    by_hand: tuple[ReplicaStatus, ...] = ()  # always all of them: processes that were started at the node, not by Git
     problems: tuple[NodeProblem, ...] = ()
 
 

@@ -86,6 +86,7 @@ def node(view: NodeView, desired: DesiredState | None, now: Monotonic) -> dict[s
         "version": view.version,
         "assignment": f"{view.assignment.epoch}.{view.assignment.generation}" if view.assignment else "",
         "problems": [{"code": p.code, "detail": p.detail} for p in view.problems],
+        "manual": list(view.manual),
     }
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import hmac
 import ipaddress
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from starlette.datastructures import Headers
@@ -111,18 +111,20 @@ def same(shown: str, token: str) -> bool:
 class BodyLimit:
     """ASGI: a body beyond the limit is refused while it is read, whatever its headers say."""
 
-    def __init__(self, app: ASGIApp, *, limit: int) -> None:
-        """`limit` in bytes."""
+    def __init__(self, app: ASGIApp, *, limit: int, uploads: Mapping[str, int] | None = None) -> None:
+        """`limit` in bytes; `uploads` has the limits of paths that take more."""
         self._app = app
         self._limit = limit
+        self._uploads = uploads or {}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
+        limit = self._uploads.get(scope["path"], self._limit)
         declared = Headers(scope=scope).get("content-length", "")
-        if declared.isdecimal() and int(declared) > self._limit:
-            await self._refuse(scope, receive, send)
+        if declared.isdecimal() and int(declared) > limit:
+            await self._refuse(limit, scope, receive, send)
             return
         seen, too_large, answered = 0, False, False
 
@@ -130,7 +132,7 @@ class BodyLimit:
             nonlocal seen, too_large
             message = await receive()
             seen += len(message.get("body", b""))
-            if seen > self._limit:
+            if seen > limit:
                 too_large = True
                 return {"type": "http.disconnect"}
             return message
@@ -146,10 +148,8 @@ class BodyLimit:
             await self._app(scope, limited, guarded)
         finally:
             if too_large and not answered:
-                await self._refuse(scope, receive, send)
+                await self._refuse(limit, scope, receive, send)
 
-    async def _refuse(self, scope: Scope, receive: Receive, send: Send) -> None:
-        answer = problem(
-            413, "BODY_TOO_LARGE", f"at most {self._limit} bytes are read", headers={"Connection": "close"}
-        )
+    async def _refuse(self, limit: int, scope: Scope, receive: Receive, send: Send) -> None:
+        answer = problem(413, "BODY_TOO_LARGE", f"at most {limit} bytes are read", headers={"Connection": "close"})
         await answer(scope, receive, send)

@@ -16,11 +16,13 @@ from agent import machine
 from agent.api import problems
 from agent.api.auth import BearerAuth, BodyLimit
 from agent.api.metrics import metrics_text
+from agent.api.packages import NodePackages, package_routes
 from agent.errors import Invalid, Missing, Waiting
 from agent.node import Agent
 from agent.wire import Accepted, Assignment, Claim, Claimed, ReplicaStatus, Report
 
 MAX_BODY = 64 << 20  # bytes; an assignment of 10,000 replicas has about 10 MB
+MULTIPART_EXTRA = 1 << 16  # bytes around a file in a form
 MAX_WAIT = 120.0  # seconds
 _DIGEST = re.compile(r"[0-9a-f]{64}")
 
@@ -33,14 +35,16 @@ class NodeFiles:
     archive: Callable[[str], bytes]  # a package by digest; blocking, raises Missing
 
 
-def node_app(agent: Agent, files: NodeFiles, token: Callable[[], str]) -> FastAPI:
+def node_app(agent: Agent, files: NodeFiles, packages: NodePackages, token: Callable[[], str]) -> FastAPI:
     """The application; `token` is asked for each request, an empty one lets everybody in."""
     app = FastAPI(title="tdie node API", version=agent.settings.version or "0", docs_url=None, redoc_url=None)
     problems.install(app)
     app.include_router(_commands(agent))
+    app.include_router(package_routes(packages))
     app.include_router(_views(agent, files))
     app.include_router(_health(agent))
-    app.add_middleware(BodyLimit, limit=MAX_BODY)
+    largest = packages.store.limits.archive + MULTIPART_EXTRA
+    app.add_middleware(BodyLimit, limit=MAX_BODY, uploads={"/api/node/packages": largest})
     app.add_middleware(BearerAuth, token=token)
     return app
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Collection, Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import httpx
@@ -12,8 +13,10 @@ import structlog
 from agent.errors import Denied, Missing, TdieError, Waiting
 from agent.packages.environments import Environments
 from agent.packages.protocol import Installed
+from agent.packages.records import PackageRecord, PackageRecords
+from agent.packages.retention import collectable
 from agent.packages.store import PackageStore, disk_errors
-from agent.wire import PackageOrder
+from agent.wire import PackageOrder, PackageRef
 
 log = structlog.get_logger("packages")
 
@@ -34,15 +37,20 @@ class PackageInstaller:
         self,
         store: PackageStore,
         environments: Environments,
+        records: PackageRecords,
         client: httpx.AsyncClient,
         *,
+        wall: Callable[[], float],
+        keep: int = 5,
         token: Callable[[], str] = str,
         total_timeout: float = 300.0,
         pause: float = 0.2,
     ) -> None:
-        """`token` is asked for every request, so a rotated one is used; seconds."""
+        """`token` is asked for every request, so a rotated one is used; `keep` versions of each name stay; seconds."""
         self._store = store
         self._environments = environments
+        self._records, self._wall, self._keep = records, wall, keep
+        self._known: dict[str, PackageRecord] = {}
         self._one_environment = asyncio.Lock()  # making one takes all of a processor and much disk
         self._client = client
         self._token = token
@@ -78,6 +86,39 @@ class PackageInstaller:
     async def remove(self, digest: str) -> None:
         await asyncio.to_thread(self._environments.remove, digest)
         await asyncio.to_thread(self._store.remove, digest)
+        await asyncio.to_thread(self._records.forget, digest)
+        self._known.pop(digest, None)
+
+    def collectable(self, in_use: Collection[str], keep: int | None) -> tuple[str, ...]:
+        return collectable(
+            self._store.installed(),
+            in_use,
+            self._keep if keep is None else keep,
+            current={digest: record.current_at for digest, record in self._known.items()},
+            good={digest: record.good_at for digest, record in self._known.items()},
+        )
+
+    def manual(self) -> frozenset[str]:
+        return frozenset(digest for digest, record in self._known.items() if record.origin == "manual")
+
+    async def good(self, digests: Collection[str]) -> None:
+        now = self._wall()
+        await asyncio.to_thread(self._records.good, digests, now)
+        self.look_at_records(await asyncio.to_thread(self._records.all))
+
+    async def verify(self) -> Mapping[str, str]:
+        checked, wrong = [], {}
+        for digest, item in sorted(self._store.installed().items()):
+            if await asyncio.to_thread(self._store.verify, digest):
+                checked.append(digest)
+            else:
+                wrong[digest] = str(item.package)
+        await asyncio.to_thread(self._records.checked, checked, self._wall())
+        return wrong
+
+    def look_at_records(self, records: Mapping[str, PackageRecord]) -> None:
+        """These are the records now: they were read anew because somebody changed them."""
+        self._known = dict(records)
 
     async def close(self) -> None:
         """Nothing is being fetched any more."""
@@ -88,9 +129,20 @@ class PackageInstaller:
 
     async def _install(self, order: PackageOrder) -> Installed:
         found = self._store.installed().get(order.package.digest) or await self._fetched(order)
+        await self._note(found.package)
         if found.dependencies:
             await self.prepare((order.package.digest,))
         return found
+
+    async def _note(self, package: PackageRef) -> None:
+        """It is the version to use now, and belongs to Git: what was uploaded by hand and is then ordered is no longer manual."""
+        known = self._known.get(package.digest)
+        now = self._wall()
+        try:
+            await asyncio.to_thread(self._records.put, package, "git", now)
+        except Waiting as error:  # it is installed all the same; what is forgotten here only orders versions
+            log.warning("not noted", package=str(package), error=str(error))
+        self._known[package.digest] = replace(known or PackageRecord(package, "git", now), origin="git", current_at=now)
 
     async def _fetched(self, order: PackageOrder) -> Installed:
         if not order.sources:

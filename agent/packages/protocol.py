@@ -41,6 +41,22 @@ class Installer(Protocol):
         """The environment in which these installed packages run together is there. Raises TdieError (PKG_DEPENDENCY)."""
         ...
 
+    def collectable(self, in_use: Collection[str], keep: int | None) -> tuple[str, ...]:
+        """Digests that may be removed: the machine's retention policy, or `keep` versions of each name when that is given."""
+        ...
+
+    def manual(self) -> frozenset[str]:
+        """Digests that were uploaded at this machine by hand."""
+        ...
+
+    async def good(self, digests: Collection[str]) -> None:
+        """Replicas that run these are healthy: the last two such versions of a package are kept for a rollback."""
+        ...
+
+    async def verify(self) -> Mapping[str, str]:
+        """Every package was read again: digest → what is wrong with it. A damaged one counts as not installed until healed."""
+        ...
+
     async def remove(self, digest: str) -> None:
         """Gone afterwards, also if it was not there."""
         ...

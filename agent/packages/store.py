@@ -8,14 +8,14 @@ import shutil
 import stat
 import uuid
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from agent.errors import Invalid, Missing, TdieError, Waiting
 from agent.packages import archive
 from agent.packages.archive import DEFAULT_LIMITS, Limits
 from agent.packages.dependencies import check_requirements
-from agent.packages.digest import ContentRow, read_folder, rows_digest
+from agent.packages.digest import ContentRow, folder_digest, read_folder, rows_digest
 from agent.packages.manifest import FILE_NAME, Manifest, check_layout, parse_manifest
 from agent.packages.pack import pack
 from agent.packages.protocol import Installed
@@ -41,10 +41,13 @@ class PackageStore:
         *,
         limits: Limits = DEFAULT_LIMITS,
         disk: Callable[[Path], tuple[int, int]] | None = None,
+        manifest_name: str = FILE_NAME,
     ) -> None:
-        """`disk` tells (total, free) bytes of the file system of a path."""
+        """`disk` tells (total, free) bytes of the file system of a path; `manifest.json` is read under another name too."""
         self.root = root
         self.limits = limits
+        self._manifest_names = (manifest_name, FILE_NAME)
+        self._corrupt: set[str] = set()
         self._disk = disk or _disk
         self._installed: dict[str, Installed] = {}
 
@@ -62,9 +65,34 @@ class PackageStore:
                 unreadable.append(f"{entry.name[:12]}: {error}")
         return tuple(unreadable)
 
+    def look_again(self) -> None:
+        """Packages that another process of this machine installed are known, those it removed are not."""
+        there = {entry.name for entry in self.root.iterdir() if not entry.name.startswith(".")}
+        for digest in there - self._installed.keys() - self._corrupt:
+            with suppress(OSError, TdieError):  # a folder that makes no sense was reported when the store was opened
+                self._installed[digest] = self._read(self.root / digest)
+        for digest in self._installed.keys() - there:
+            del self._installed[digest]
+
     def installed(self) -> dict[str, Installed]:
-        """What is installed, by digest."""
+        """What is installed, by digest; without what was found to be damaged."""
         return dict(self._installed)
+
+    def verify(self, digest: str) -> bool:
+        """Whether the bytes on disk are still what the digest says. What is not counts as not installed from now on."""
+        folder = self.root / digest
+        try:
+            whole = folder_digest(folder) == digest
+        except (OSError, TdieError):
+            whole = not folder.is_dir() and digest not in self._installed
+        if not whole and self._installed.pop(digest, None) is not None:
+            self._corrupt.add(digest)
+        return whole
+
+    @property
+    def corrupt(self) -> frozenset[str]:
+        """Packages that were found to be damaged and are not healed yet."""
+        return frozenset(self._corrupt)
 
     @contextmanager
     def partial(self) -> Iterator[Path]:
@@ -87,23 +115,45 @@ class PackageStore:
         """The package of this archive is installed, its content and identity verified before it can be used."""
         if want.digest in self._installed:
             return self._installed[want.digest]
-        with self.partial() as into:
-            self.check_room(file.stat().st_size)
-            rows = archive.unpack(file, into, self.limits)
+        with self._staged(file) as (staged, rows):
             got = rows_digest(rows)
             if got != want.digest:
                 raise Invalid(f"{want}: want={want.digest} got={got}", code="PKG_DIGEST_MISMATCH")
-            self._verify(into, rows, want)
-            _seal(into)
-            target = self.root / want.digest
-            into.rename(target)
-            _sync(self.root)
-        self._installed[want.digest] = self._read(target)
-        return self._installed[want.digest]
+            found = self._checked(staged, rows, str(want))
+            if (found.name, found.version) != (want.name, want.version):
+                raise Invalid(f"want={want} got={found.name}@{found.version}", code="PKG_IDENTITY")
+            return self._put(staged, got)
+
+    def take(self, file: Path, check: Callable[[PackageRef], None]) -> Installed:
+        """The package of this archive is installed under the name it gives itself, if `check` raises nothing."""
+        with self._staged(file) as (staged, rows):
+            digest = rows_digest(rows)
+            found = self._checked(staged, rows, "the package")
+            check(PackageRef(name=found.name, version=found.version, digest=digest))
+            return self._installed[digest] if digest in self._installed else self._put(staged, digest)
+
+    @contextmanager
+    def _staged(self, file: Path) -> Iterator[tuple[Path, tuple[ContentRow, ...]]]:
+        with self.partial() as folder:
+            self.check_room(file.stat().st_size)
+            yield folder, archive.unpack(file, folder, self.limits)
+
+    def _put(self, staged: Path, digest: str) -> Installed:
+        """The staged folder takes its place, also that of a damaged one."""
+        _seal(staged)
+        target = self.root / digest
+        if target.is_dir():
+            self.remove(digest)
+        staged.rename(target)
+        _sync(self.root)
+        self._corrupt.discard(digest)
+        self._installed[digest] = self._read(target)
+        return self._installed[digest]
 
     def remove(self, digest: str) -> None:
         """Gone afterwards; by a rename first, so that a crash leaves nothing that looks installed."""
         self._installed.pop(digest, None)
+        self._corrupt.discard(digest)
         target = self.root / digest
         if target.is_dir():
             doomed = self.root / f"{_PARTIAL}{uuid.uuid4().hex}"
@@ -121,20 +171,23 @@ class PackageStore:
         """What an installed package says of itself."""
         if digest not in self._installed:
             raise Missing(f"package {digest} is not installed here", code="PACKAGE_MISSING")
-        return parse_manifest((self.root / digest / FILE_NAME).read_bytes())
+        return self._manifest(self.root / digest)
 
-    def _verify(self, folder: Path, rows: tuple[ContentRow, ...], want: PackageRef) -> None:
+    def _checked(self, folder: Path, rows: tuple[ContentRow, ...], what: str) -> Manifest:
         paths = [row.path for row in rows]
-        if FILE_NAME not in paths:
-            raise Invalid(f"{want}: there is no {FILE_NAME}", code="PKG_MANIFEST")
-        manifest = parse_manifest((folder / FILE_NAME).read_bytes())
-        if (manifest.name, manifest.version) != (want.name, want.version):
-            raise Invalid(f"want={want} got={manifest.name}@{manifest.version}", code="PKG_IDENTITY")
+        if not set(self._manifest_names) & set(paths):
+            raise Invalid(f"{what}: there is no {self._manifest_names[0]}", code="PKG_MANIFEST")
+        manifest = self._manifest(folder)
         check_layout(manifest, paths)
         check_requirements(manifest.dependencies)
+        return manifest
+
+    def _manifest(self, folder: Path) -> Manifest:
+        file = next((f for name in self._manifest_names if (f := folder / name).is_file()), folder / FILE_NAME)
+        return parse_manifest(file.read_bytes())
 
     def _read(self, folder: Path) -> Installed:
-        manifest = parse_manifest((folder / FILE_NAME).read_bytes())
+        manifest = self._manifest(folder)
         return Installed(
             package=PackageRef(name=manifest.name, version=manifest.version, digest=folder.name),
             content_root=str((folder / manifest.content_root).absolute()),

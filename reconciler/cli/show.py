@@ -57,6 +57,7 @@ def _wrong(doc: dict[str, Any]) -> list[str]:
     lines += [paint(f"! {warning}", "yellow") for warning in doc["warnings"]]
     for node in doc["nodes"]:
         lines += [paint(f"! {node['name']}: {p['code']} {p['detail']}", "yellow") for p in node["problems"]]
+        lines += [paint(f"  {node['name']}: not owned by Git: {what}", "dim") for what in node.get("manual", ())]
     return lines
 
 

@@ -103,6 +103,7 @@ class Publisher:
             commit=commit,
             packages=packages,
             replicas=target.replicas,
+            policy=target.policy,
             digest=target.digest,
         )
         async with self._places:

@@ -128,7 +128,7 @@ class ClusterSpec:
     source: SourcePolicy = SourcePolicy()
     sync: SyncPolicy = SyncPolicy()
     failover: FailoverPolicy = FailoverPolicy()
-    retain_versions: int = 5
+    retain_versions: int | None = None  # of each package; None leaves it to the agents' own settings
     retain_history: int = 50
 
 

@@ -159,7 +159,7 @@ class Sync(Document):
     self_heal: bool = True
     """Repair what drifted without a commit."""
     prune: Prune = "true"
-    """Stop what left Git: true within maxPrune, false never, `all` without limit."""
+    """Stop what left Git: true within maxPrune, false never, `all` without limit, and also what was started by hand."""
     max_prune: CountOrShare = Share(20, percent=True)
     """The most one commit may stop without confirmation."""
     windows: list[Any] = []
@@ -191,7 +191,7 @@ class Retention(Document):
     """What is kept."""
 
     package_versions: Annotated[int, Field(ge=1, le=100)] = 5
-    """Versions of a package on each node, for rollback."""
+    """Versions of a package on each node, for rollback; the agents' own setting when not given."""
     history: Annotated[int, Field(ge=1, le=1000)] = 50
     """Commits remembered."""
 

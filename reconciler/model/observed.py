@@ -60,6 +60,7 @@ class NodeView:
     capacity: Capacity = Capacity()  # as registered; Git's declaration goes over it
     locked_by: str = ""  # who holds the node lock to say "not now", with the reason
     problems: tuple[NodeProblem, ...] = ()
+    manual: tuple[str, ...] = ()  # what was started or uploaded there by hand and is not owned by Git, for people
     api: str = ""
     version: str = ""
 

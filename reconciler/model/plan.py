@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from agent.clock import Monotonic
-from agent.wire import PackageOrder, ReplicaOrder
+from agent.wire import PLAIN, NodePolicy, PackageOrder, ReplicaOrder
 
 
 class Verdict(StrEnum):
@@ -98,6 +98,7 @@ class NodeTarget:
     packages: tuple[PackageOrder, ...]
     replicas: tuple[ReplicaOrder, ...]
     digest: str  # agent.wire.content_digest
+    policy: NodePolicy = PLAIN
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import replace
 
 from agent.clock import Monotonic
@@ -52,8 +53,17 @@ def reported_view(before: NodeView, report: Report, now: Monotonic) -> NodeView:
         labels=dict(report.labels),
         capacity=report.capacity,
         problems=report.problems,
+        manual=tuple(_manual(report)),
         version=report.version,
     )
+
+
+def _manual(report: Report) -> Iterator[str]:
+    for row in report.by_hand:
+        yield f"process {row.replica} ({row.package}, {row.state}, pid {row.pid})"
+    for found in report.packages:
+        if found.manual:
+            yield f"package {found.package}"
 
 
 def sent_view(before: NodeView, assignment: Assignment) -> NodeView:

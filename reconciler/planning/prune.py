@@ -47,7 +47,7 @@ def _beyond(world: World, steps: list[Step]) -> str:
     most = max(1, share.of(live))
     if protected:
         return f"{listed(protected)} {'is' if len(protected) == 1 else 'are'} protected"
-    if len(going) > most:
+    if len(going) > most and world.desired.cluster.sync.prune != "all":
         return f"{len(going)}/{counted(live, 'instance')} would be stopped, limit={share}"
     return ""
 

@@ -7,6 +7,7 @@ from functools import lru_cache
 
 from agent.wire import (
     Assignment,
+    NodePolicy,
     PackageOrder,
     PackageRef,
     ReplicaOrder,
@@ -15,6 +16,7 @@ from agent.wire import (
     package_text,
     replica_text,
 )
+from reconciler.model.desired import ClusterSpec
 from reconciler.model.plan import NodeTarget
 from reconciler.planning.cases import Case, World, packages_of
 from reconciler.planning.packages import Wanted
@@ -59,14 +61,21 @@ def target(
         packages += packages_of(entry)
     packages += ahead.get(node, {}).values()
     wanted = sorted({_key(package): package for package in packages}.items())
-    if not changes and [key for key, _ in wanted] == _held_packages(held):
+    policy = policy_of(world.desired.cluster)
+    if not changes and [key for key, _ in wanted] == _held_packages(held) and (held is None or held.policy == policy):
         return None
     orders = tuple(_package_order(package) for _, package in wanted)
     replicas = tuple(entries[name] for name in sorted(entries))
-    digest = digest_of_content((package_text(order.package) for order in orders), _spelled(texts, node, replicas))
+    spelled = _spelled(texts, node, replicas)
+    digest = digest_of_content((package_text(order.package) for order in orders), spelled, policy)
     if digest == (content_digest((), ()) if held is None else held.digest):
         return None
-    return NodeTarget(node, orders, replicas, digest)
+    return NodeTarget(node, orders, replicas, digest, policy)
+
+
+def policy_of(cluster: ClusterSpec) -> NodePolicy:
+    """How nodes keep house: what the Cluster document says of it."""
+    return NodePolicy(keep_versions=cluster.retain_versions, stop_manual=cluster.sync.prune == "all")
 
 
 def _spelled(texts: Texts, node: str, replicas: tuple[ReplicaOrder, ...]) -> list[bytes]:

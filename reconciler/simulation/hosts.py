@@ -11,6 +11,7 @@ from agent.clock import Clock
 from agent.errors import TdieError, Waiting
 from agent.keeper.protocol import HostOrder, HostRow
 from agent.packages.protocol import Installed
+from agent.packages.retention import collectable
 from agent.wire import HealthCheck, PackageOrder
 
 START_TAKES = 0.2  # seconds of virtual time
@@ -184,6 +185,18 @@ class SimInstaller:
 
     async def prepare(self, digests: Collection[str]) -> None:
         return
+
+    def collectable(self, in_use: Collection[str], keep: int | None) -> tuple[str, ...]:
+        return collectable(self._machine.packages, in_use, 5 if keep is None else keep)
+
+    def manual(self) -> frozenset[str]:
+        return frozenset()
+
+    async def good(self, digests: Collection[str]) -> None:
+        return
+
+    async def verify(self) -> Mapping[str, str]:
+        return {}
 
     async def install(self, order: PackageOrder) -> Installed:
         package = order.package

@@ -109,8 +109,6 @@ def _not_available(document: AnyDocument) -> Iterable[tuple[Path, str]]:
         case Cluster(spec=cluster):
             if cluster.sync.windows:
                 yield ("spec", "sync", "windows"), f"sync.windows {later}; leave it empty"
-            if cluster.sync.prune == "all":
-                yield ("spec", "sync", "prune"), f"sync.prune: all {later}; use true or false"
             if not cluster.sync.self_heal:
                 yield (
                     ("spec", "sync", "selfHeal"),

@@ -385,6 +385,8 @@ def _cluster(cluster: Cluster, everywhere: tuple[PackageRef, ...]) -> ClusterSpe
         source=SourcePolicy(body.source.allow_force, body.source.allow_empty, tuple(body.source.package_hosts)),
         sync=SyncPolicy(sync.mode, sync.interval, sync.self_heal, sync.prune, sync.max_prune),
         failover=FailoverPolicy(failover.lost_after, failover.mass_failure.fraction, failover.mass_failure.at_least),
-        retain_versions=body.retention.package_versions,
+        retain_versions=body.retention.package_versions
+        if "package_versions" in body.retention.model_fields_set
+        else None,
         retain_history=body.retention.history,
     )

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import json
 import socket
+import time
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -15,6 +16,7 @@ import uvicorn
 
 from agent.api.auth import TokenFile, check_bind
 from agent.api.node_api import NodeFiles, node_app
+from agent.api.packages import NodePackages
 from agent.client import NodeClient
 from agent.clock import SystemClock
 from agent.consul.embedded.memory import MemoryConsul
@@ -23,6 +25,12 @@ from agent.edges import Edges, NodeSettings
 from agent.errors import Denied, Invalid, Missing, Waiting
 from agent.ledger import MemoryLedger
 from agent.node import Agent
+from agent.packages.environments import Environments
+from agent.packages.install import PackageInstaller
+from agent.packages.manager import PackageManager
+from agent.packages.pack import pack
+from agent.packages.records import PackageRecords
+from agent.packages.store import PackageStore
 from agent.refusals import StaleLeader
 from agent.wire import Assignment, Claim, PackageOrder, PackageRef, ReplicaOrder, ReplicaSpec, content_digest
 from reconciler.simulation.hosts import Machine, SimInstaller, SimKeeper, SimPorts, SimProber
@@ -32,6 +40,16 @@ TOKEN = "a-token-only-for-this-test"
 
 def missing(digest: str) -> bytes:
     raise Missing(f"package {digest} is not installed here", code="PACKAGE_MISSING")
+
+
+def node_packages(agent: Agent, folder: Path, client: httpx.AsyncClient) -> NodePackages:
+    """A package manager with everything below a folder."""
+    store, records = PackageStore(folder / "packages"), PackageRecords(folder / "packages.sqlite")
+    environments = Environments(folder / "environments")
+    store.open()
+    environments.open()
+    installer = PackageInstaller(store, environments, records, client, wall=time.time)
+    return NodePackages(agent, store, records, installer, PackageManager(store, records, time.time))
 
 
 class Running:
@@ -45,7 +63,9 @@ class Running:
             prober=SimProber(), uniform=lambda low, high: low, agent="x", boot_id="b",
         )  # fmt: skip
         self.agent = Agent(NodeSettings(cluster="c", node="a", api="http://a:1", logs=str(folder)), edges)
-        app = node_app(self.agent, NodeFiles(folder, missing), lambda: TOKEN)
+        self.http = httpx.AsyncClient(trust_env=False)
+        self.packages = node_packages(self.agent, folder, self.http)
+        app = node_app(self.agent, NodeFiles(folder, missing), self.packages, lambda: TOKEN)
         self.server = uvicorn.Server(uvicorn.Config(app, lifespan="off", log_config=None, timeout_graceful_shutdown=1))
         self.server.capture_signals = contextlib.nullcontext  # type: ignore[method-assign, assignment]
         self.socket = socket.create_server(("127.0.0.1", 0))
@@ -65,6 +85,7 @@ async def running(tmp_path: Path) -> AsyncIterator[Running]:
     made.server.should_exit = True
     tasks[0].cancel()
     await asyncio.gather(*tasks, return_exceptions=True)
+    await made.http.aclose()
 
 
 @pytest.fixture
@@ -207,3 +228,52 @@ def test_nothing_is_open_to_the_network_without_a_token(tmp_path: Path) -> None:
     assert token() == "other-one"
     file.unlink()
     assert token() == "other-one"
+
+
+def zipped(version: str, name: str = "hello") -> bytes:
+    manifest = {"name": name, "version": version, "runtime": "exec", "command": ["sleep", "60"]}
+    return pack({"manifest.json": (json.dumps(manifest).encode(), False)})
+
+
+ZIP = {"Content-Type": "application/zip"}
+
+
+async def test_packages_by_hand(running: Running, raw: httpx.AsyncClient) -> None:
+    made = await raw.post("/api/node/packages", files={"package": ("hello.zip", zipped("1.0.0"))})
+    assert (made.status_code, made.json()["packageVersion"], made.json()["origin"]) == (201, "1.0.0", "manual")
+    assert made.headers["Location"] == "/api/node/packages/hello/configuration"
+    assert (await raw.get(made.headers["Location"])).json() == made.json()
+    newer = await raw.put("/api/node/packages", content=zipped("1.1.0"), headers=ZIP)
+    assert (newer.status_code, newer.json()["versions"]) == (200, ["1.1.0", "1.0.0"])
+    back = await raw.put("/api/node/packages?rollback=true", content=zipped("1.0.0"), headers=ZIP)
+    assert back.json()["packageVersion"] == "1.0.0"
+    assert [p["packageName"] for p in (await raw.get("/api/node/packages/configuration")).json()] == ["hello"]
+    gone = await raw.delete("/api/node/packages", params={"packageName": "Hello"})
+    assert gone.json() == {"deleted": ["hello@1.0.0", "hello@1.1.0"]}
+    assert (await raw.get("/api/node/packages/configuration")).json() == []
+
+
+@pytest.mark.parametrize(
+    ("body", "kind", "status", "code"),
+    [
+        (b"", "application/zip", 422, "UPLOAD"),
+        (b"no zip at all", "application/zip", 422, "PKG_CORRUPT"),
+        (zipped("1.0.0")[:-30], "application/octet-stream", 422, "PKG_CORRUPT"),
+        (pack({"../up": (b"x", False)}), "application/zip", 422, "PKG_UNSAFE_PATH"),
+        (pack({"a": (b"x", False)}), "application/zip", 422, "PKG_MANIFEST"),
+        (b"{}", "application/json", 415, "UNSUPPORTED_MEDIA_TYPE"),
+        (b"x", "multipart/form-data; boundary=b", 422, "UPLOAD"),
+        (b"x", "multipart/form-data", 422, "UPLOAD"),
+        (b'--b\r\nContent-Disposition: form-data; name="a"\r\n\r\nx\r\n--b--\r\n', "multipart/form-data; boundary=b",
+         422, "UPLOAD"),
+    ],
+)  # fmt: skip
+async def test_an_upload_that_is_no_package_changes_nothing(
+    running: Running, raw: httpx.AsyncClient, body: bytes, kind: str, status: int, code: str
+) -> None:
+    for method in ("POST", "PUT"):
+        answer = await raw.request(method, "/api/node/packages", content=body, headers={"Content-Type": kind})
+        assert (answer.status_code, answer.json()["code"]) == (status, code), answer.text
+        assert answer.headers["content-type"] == "application/problem+json"
+    assert running.packages.store.installed() == {}
+    assert [entry.name for entry in running.packages.store.root.iterdir()] == []

@@ -11,6 +11,7 @@ from agent.keeper.protocol import Code, HostOrder, HostRow
 from agent.packages.protocol import Installed
 from agent.wire import (
     Assignment,
+    NodePolicy,
     PackageOrder,
     PackageRef,
     PublisherSpec,
@@ -143,6 +144,19 @@ def test_nothing_is_stopped_before_the_environment_its_packages_share_is_made() 
     assert steps.preparations(alone) == ()
 
 
+def test_what_was_started_by_hand_is_left_alone_unless_the_cluster_says_otherwise() -> None:
+    name = f"{steps.BY_HAND}.m1.0"
+    running = replace(row(replica=name), pid=7)
+    held = local(None, running)
+    assert decide(held, name) == ("", "started by hand")
+    assert decide(local(None, replace(running, state="Stopped")), name) == ("", "started by hand")  # its process lives
+    assert decide(local(None, replace(running, state="Stopped", pid=None)), name)[0] == "Forget"
+    assert decide(local(None, replace(running, state="Failed", pid=None)), name) == ("", "started by hand")
+    assert held.assignment is not None
+    told = replace(held, assignment=held.assignment.model_copy(update={"policy": NodePolicy(stop_manual=True)}))
+    assert decide(told, name) == ("Stop", "not ordered any more")
+
+
 def test_rename_takes_over_a_running_process_and_nothing_else() -> None:
     new = order(replica="shop.0", renamed_from="web.0")
     held = local(new, row())
@@ -184,5 +198,6 @@ def test_a_spec_without_subscriptions_keeps_its_hash_and_its_text() -> None:
 def test_every_rule_is_visited() -> None:
     seen = {decide(local(wanted, there))[1] for _, wanted, there, _, _ in TABLE}
     beyond = {"nothing is ordered and nothing is there", "another replica takes over its process",
-              "takes over a running process", "a package is not installed yet"}  # fmt: skip
+              "takes over a running process", "a package is not installed yet",
+                  "started by hand", "started by hand, and over"}  # fmt: skip
     assert {reason for reason, _, _ in steps.RULES} == seen | beyond

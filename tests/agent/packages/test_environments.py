@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import subprocess
+import time
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -18,6 +19,7 @@ from agent.packages.environments import Environments
 from agent.packages.install import PackageInstaller
 from agent.packages.pack import write_pack
 from agent.packages.protocol import Installed
+from agent.packages.records import PackageRecords
 from agent.packages.store import PackageStore
 from agent.wire import PackageOrder, PackageRef
 from tests.wheels import wheel
@@ -121,7 +123,8 @@ def test_a_crash_leaves_nothing_that_counts(disk: Disk) -> None:
 async def test_a_package_is_installed_once_its_environment_is_made(disk: Disk) -> None:
     found = await asyncio.to_thread(disk.add, "one", ["tdielib"], [LIB_1])
     async with httpx.AsyncClient(trust_env=False) as client:
-        installer = PackageInstaller(disk.store, disk.environments, client)
+        records = PackageRecords(disk.root / "packages.sqlite")
+        installer = PackageInstaller(disk.store, disk.environments, records, client, wall=time.time)
         assert installer.installed() == {}
         with pytest.raises(TdieError, match="not installed"):
             await installer.prepare(["0" * 64])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import time
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from agent.packages.environments import Environments
 from agent.packages.install import PackageInstaller
 from agent.packages.pack import pack
 from agent.packages.protocol import Installed
+from agent.packages.records import PackageRecords
 from agent.packages.retention import collectable
 from agent.packages.store import PackageStore
 from agent.wire import PackageOrder, PackageRef
@@ -79,7 +81,9 @@ def order(source: Source, *paths: str) -> PackageOrder:
 
 
 def installer_of(store: PackageStore, client: httpx.AsyncClient, **more: Any) -> PackageInstaller:
-    return PackageInstaller(store, Environments(store.root.parent / "environments"), client, **more)
+    beside = store.root.parent
+    records = PackageRecords(beside / "packages.sqlite")
+    return PackageInstaller(store, Environments(beside / "environments"), records, client, wall=time.time, **more)
 
 
 def names(store: PackageStore) -> list[str]:
