@@ -182,6 +182,7 @@ def _node_settings(settings: AgentSettings, port: int) -> NodeSettings:
         labels=settings.labels,
         capacity=settings.capacity,
         logs=str((settings.data / "logs").absolute()),
+        replicas=str((settings.data / "replicas").absolute()),
         beat_ttl=settings.beat_ttl,
         verify_every=settings.packages.verify_every,
         about={"host": socket.gethostname(), "pid": str(os.getpid()), "data": str(settings.data.absolute())},

@@ -292,6 +292,7 @@ class Carrier:
             log=self.log_path(order.replica),
             installed=self.installed,
             environments=self._edges.installer.environments(),
+            data=f"{self._settings.replicas}/{order.replica}" if self._settings.replicas else "",
             correlation_id=f"{held.epoch}.{held.generation}" if held else "",
         )
 

@@ -26,6 +26,7 @@ class NodeSettings:
     labels: Mapping[str, str] = field(default_factory=dict)
     capacity: Capacity = Capacity()
     logs: str = "logs"  # folder of the replicas' log files
+    replicas: str = ""  # folder in which each replica may have one of its own
     beat_ttl: float = 15.0
     verify_every: float = 3600.0  # between two readings of every installed package
     linger: float = 0.005  # between a change and the answer to a waiting reader

@@ -26,6 +26,7 @@ def host_order(
     installed: Mapping[str, Installed],
     environments: Mapping[str, str],
     correlation_id: str = "",
+    data: str = "",
     bus: str = "",
 ) -> HostOrder:
     """Everything the keeper needs. Raises Missing (PACKAGE_MISSING, ENVIRONMENT_MISSING) or Invalid (COMMAND_PLACEHOLDER)."""
@@ -54,6 +55,7 @@ def host_order(
         restart_delay=policy.restart.delay,
         restart_mode=policy.restart.mode,
         correlation_id=correlation_id,
+        data=data,
         python=_python(environment(order, installed), environments),
     )
 

@@ -188,6 +188,7 @@ def _binding(order: HostOrder, code: Code, kind: type[Settings], changed: Callab
         settings=kind(code.settings, _name(code)),
         log=logging.getLogger(f"{logger}.{code.name}" if code.name else logger),
         changed=changed,
+        data=order.data,
     )
 
 

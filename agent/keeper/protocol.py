@@ -47,6 +47,7 @@ class HostOrder:
     restart_delay: float = 15.0
     restart_mode: Literal["fail", "delay"] = "fail"
     correlation_id: str = ""
+    data: str = ""  # folder of the replica's own on this node; made when it is needed
     python: str = ""  # interpreter of the packages' own environment; empty for the agent's, forked by the zygote
 
 

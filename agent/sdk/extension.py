@@ -9,9 +9,10 @@ from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import dataclass, field
 from enum import StrEnum
+from pathlib import Path
 from typing import Any, NewType, TypeAlias
 
-from agent.errors import Refused
+from agent.errors import Missing, Refused
 from agent.sdk.message import Message, Subscription
 from agent.sdk.settings import Settings
 
@@ -44,6 +45,7 @@ class Binding:
     log: logging.Logger = field(default_factory=lambda: logging.getLogger("component"))
     state: ObjectState = ObjectState.INITIALIZED
     cause: str = ""
+    data: str = ""
     changed: Callable[[], None] | None = None
     tasks: set[asyncio.Task[Any]] = field(default_factory=set)
 
@@ -92,6 +94,19 @@ class Extension(ABC):
     def cause(self) -> str:
         """Why the state is Errored, in one line; empty otherwise."""
         return self._binding.cause
+
+    @property
+    def data_folder(self) -> Path:
+        """A folder of this replica's own on this node, made when it is asked for (mode 0700).
+
+        What is in it outlives restarts, new settings and new versions, and does not follow the replica to another node. A
+        component and its publisher share it.
+        """
+        if not self._binding.data:
+            raise Missing("this host has no folder for data of its own", code="DATA_FOLDER_MISSING")
+        folder = Path(self._binding.data)
+        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        return folder
 
     def fail(self, cause: BaseException | str) -> None:
         """Say that this object cannot go on: it becomes Errored, its host too, and the restart policy applies."""

@@ -16,6 +16,7 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+import tempfile
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -23,10 +24,10 @@ from typing import Any, TypeVar, cast
 
 from agent.host.injection import Services, construct
 from agent.host.loading import load
-from agent.host.members import Members
-from agent.keeper.protocol import Code
+from agent.host.members import Members, Sourced
+from agent.keeper.protocol import Code, HostOrder
 from agent.sdk.extension import Binding, Component, Extension, MessagePublisher, ObjectState
-from agent.sdk.message import Message
+from agent.sdk.message import Message, correlation
 from agent.sdk.settings import PublisherSettings, Settings
 
 WITHIN = 10.0  # seconds that a test waits for something that should happen
@@ -101,25 +102,41 @@ class Running:
         """Returns once the condition holds; AssertionError says how the component stands when it does not in time."""
         await until(condition, within, self._how)
 
+    async def deliver(self, message: Message) -> None:
+        """The component received the message; what it raised comes out, as a host would have it tried again."""
+        before = correlation.set(message.correlation_id)
+        try:
+            await self.component.receive(message)
+        finally:
+            correlation.reset(before)
+
     def _how(self) -> str:
         return f"it is {self.state}{f' ({self.cause})' if self.cause else ''}"
 
 
 @asynccontextmanager
 async def running(
-    what: type[Component] | Path, settings: Mapping[str, Any] | None = None, *, name: str = "test.0", **given: object
+    what: type[Component] | Path,
+    settings: Mapping[str, Any] | None = None,
+    *,
+    name: str = "test.0",
+    data: Path | None = None,
+    **given: object,
 ) -> AsyncIterator[Running]:
     """A started component; stopped and closed at the end, when no task of it may be left.
 
-    `what` is a class or the folder of a package; `given` are further constructor arguments, such as a clock. An error of
-    `start` comes out after the roll-back that a host would make.
+    `what` is a class or the folder of a package; `data` its folder on the node, a temporary one when none is given; `given`
+    are further constructor arguments, such as a clock. An error of `start` comes out after the roll-back that a host makes.
     """
     found, values, label = _found(what, Component, settings)  # type: ignore[type-abstract]
     collected = Collected()
-    component = construct(found, _services(name, Settings(values, label), collected), **given)
-    assert isinstance(component, Component)
-    async with _life(Members(component, collected)):
-        yield Running(component, collected)
+    order = HostOrder(name, name.partition(".")[0], "test", "", "python", Code(label, "", "", "/"))
+    with tempfile.TemporaryDirectory(prefix="tdie-test-") as folder:
+        services = _services(name, Settings(values, label), Sourced(collected, order), data or Path(folder))
+        component = construct(found, services, **given)
+        assert isinstance(component, Component)
+        async with _life(Members(component, collected)):
+            yield Running(component, collected)
 
 
 @asynccontextmanager
@@ -128,15 +145,17 @@ async def publishing(
     settings: Mapping[str, Any] | None = None,
     *,
     name: str = "test.0",
+    data: Path | None = None,
     **given: object,
 ) -> AsyncIterator[MessagePublisher]:
     """A started publisher; stopped and closed at the end, when no task of it may be left."""
     found, values, label = _found(what, MessagePublisher, settings)  # type: ignore[type-abstract]
     own = PublisherSettings(values, label)
-    publisher = construct(found, _services(name, own, None), **given)
-    assert isinstance(publisher, MessagePublisher)
-    async with _life(Members(_Nothing(), publisher)):
-        yield publisher
+    with tempfile.TemporaryDirectory(prefix="tdie-test-") as folder:
+        publisher = construct(found, _services(name, own, None, data or Path(folder)), **given)
+        assert isinstance(publisher, MessagePublisher)
+        async with _life(Members(_Nothing(), publisher)):
+            yield publisher
 
 
 async def until(condition: Callable[[], object], within: float = WITHIN, how: Callable[[], str] = lambda: "") -> None:
@@ -201,6 +220,6 @@ def _found(
     return found, values, f"{code.name}@{code.version}"
 
 
-def _services(name: str, settings: Settings, publisher: MessagePublisher | None) -> Services:
-    binding = Binding(name=name, settings=settings, log=logging.getLogger(f"component.{name}"))
+def _services(name: str, settings: Settings, publisher: MessagePublisher | None, data: Path) -> Services:
+    binding = Binding(name=name, settings=settings, log=logging.getLogger(f"component.{name}"), data=str(data))
     return Services(binding, publisher, PublisherSettings())

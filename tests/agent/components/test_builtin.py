@@ -49,9 +49,10 @@ def test_every_setting_is_described(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", names())
-def test_contents_are_typed(name: str) -> None:
+def test_contents_are_typed(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Strictly, each package by itself, as its host imports it."""
     root = folder(name) / "content"
+    monkeypatch.setenv("MYPYPATH", str(root))
     found = mypy_api.run(
         [
             "--strict",

@@ -17,6 +17,7 @@ from agent.errors import TdieError
 from agent.host.api import application
 from agent.host.host import Host
 from agent.host.states import TRANSITIONS, Call, HostState, WrongState, after
+from agent.keeper.launcher import environment
 from agent.keeper.protocol import Code, HostOrder
 
 _NUMBERS = count()
@@ -220,3 +221,14 @@ async def test_the_api_starts_stops_and_tells(package: tuple[Path, str], tmp_pat
         assert (await client.post(f"{base}/shutdown")).status_code == 200
     assert ended.is_set()
     await host.destroy()
+
+
+async def test_a_replica_has_a_folder_of_its_own(package: tuple[Path, str], tmp_path: Path) -> None:
+    host = _host(replace(_order(package), data=str(tmp_path / "replicas" / "a.0")))
+    await host.start()
+    assert host.members is not None
+    folder = host.members.component.data_folder
+    assert (folder, folder.is_dir(), folder.stat().st_mode & 0o777) == (tmp_path / "replicas" / "a.0", True, 0o700)
+    await host.destroy()
+    assert environment(replace(_order(package), data="/d/a.0"), "l", "k")["TDIE_DATA_DIR"] == "/d/a.0"
+    assert "TDIE_DATA_DIR" not in environment(_order(package), "l", "k")

@@ -100,6 +100,29 @@ async def test_a_failed_start_comes_out_after_its_roll_back() -> None:
     assert Broken.lives == ["started", "closed"]
 
 
+class Echo(Component):
+    def __init__(self, publisher: MessagePublisher) -> None:
+        self._publisher = publisher
+
+    async def start(self) -> None:
+        (self.data_folder / "started").touch()
+
+    async def receive(self, message: Message) -> None:
+        if message.type == "Bad":
+            raise ValueError("not this one")
+        await self._publisher.publish(Message(message.content, type="Echo"))
+
+
+async def test_messages_are_delivered_and_answers_belong_to_them(tmp_path: Path) -> None:
+    async with running(Echo, name="echo.0", data=tmp_path / "own") as run:
+        await run.deliver(Message("x", correlation_id="c1"))
+        answer = await run.message("Echo")
+        assert (answer.content, answer.correlation_id, answer.source) == ("x", "c1", "echo.0")
+        with pytest.raises(ValueError, match="not this one"):
+            await run.deliver(Message(type="Bad"))
+    assert (tmp_path / "own" / "started").exists()
+
+
 async def test_the_folder_of_a_package_and_a_publisher(tmp_path: Path) -> None:
     out = tmp_path / "out.jsonl"
     async with publishing(folder("basic-publisher"), {"file": str(out)}) as publisher:
