@@ -10,6 +10,7 @@ from typing import Literal
 
 import structlog
 
+from agent import keys
 from agent.apply import Applier
 from agent.carry import Carrier, HostTable
 from agent.checks import entry
@@ -56,6 +57,7 @@ log = structlog.get_logger("agent")
 
 KEEPER_LOOK = 15.0  # seconds between looks at what the keeper says of itself
 _MOVING = (ReplicaState.STARTING, ReplicaState.STOPPING, ReplicaState.BACKOFF)
+_EPOCH_PAUSE = 1.0  # seconds between tries to learn the latest epoch
 _NAME_PATIENCE = 10.0  # seconds an agent waits for Consul before it starts without having checked its name
 
 
@@ -69,6 +71,9 @@ class Agent:
         self._commands = asyncio.Lock()  # claims and assignments one after the other
         self._remembered = Remembered()
         self._epoch = 0
+        self._epoch_known = (
+            False  # not before the ledger, or without it Consul, has said which leadership is the latest
+        )
         self._problems: dict[str, NodeProblem] = {}
         self._package_steps: dict[str, Step] = {}
         self._told_failures: frozenset[str] = frozenset()
@@ -112,6 +117,7 @@ class Agent:
         await self._first_registration()
         try:
             async with asyncio.TaskGroup() as tasks:
+                tasks.create_task(self._learn_epoch(), name="learn the latest epoch")
                 tasks.create_task(self._registrar.stay(), name="stay registered")
                 tasks.create_task(self._registrar.publish(), name="publish checks")
                 tasks.create_task(self.table.follow(), name="follow keeper")
@@ -143,6 +149,9 @@ class Agent:
             if not left:
                 break
             await asyncio.sleep(0.05)
+        for row in await keeper.rows():  # not stopped by somebody's hand: the next agent starts them again
+            if row.replica not in left:
+                await keeper.forget(row.replica)
         try:
             await self._registrar.leave()
         except TdieError as error:  # Consul's checks say so by themselves; what runs here must end all the same
@@ -217,6 +226,8 @@ class Agent:
         self.book.say(epoch=held.epoch, accepted=_accepted(held.assignment))
         if held.rebuilt:
             self._problem("STATE_REBUILT", held.rebuilt)
+        else:
+            self._epoch_known = True
         self._packages_changed()
         self._loaded.set()
 
@@ -231,11 +242,36 @@ class Agent:
         except TdieError as error:
             self._problem("CONSUL_UNAVAILABLE", str(error))
 
+    async def _learn_epoch(self) -> None:
+        """Without its ledger a node would obey a leader that was replaced long ago: Consul knows the latest epoch."""
+        key = keys.epoch(self.settings.cluster)
+        while not self._epoch_known:
+            try:
+                found = await self._edges.consul.get(key)
+                async with self._commands:
+                    self._epoch = max(self._epoch, int(found.value) if found else 0)
+                    await self._edges.ledger.save_epoch(self._epoch)
+                    self._epoch_known = True
+                self.book.say(epoch=self._epoch)
+                log.info("the ledger was lost; Consul says which epoch is the latest", epoch=self._epoch)
+            except (TdieError, ValueError) as error:
+                log.warning("the ledger was lost, and Consul does not say which epoch is the latest", error=str(error))
+                await asyncio.sleep(_EPOCH_PAUSE)
+
+    def _must_know_epoch(self) -> None:
+        if not self._epoch_known:
+            raise Waiting(
+                "the ledger was lost, and Consul has not said yet which leadership is the latest",
+                code="EPOCH_UNKNOWN",
+                where=self.settings.node,
+            )
+
     # ------------------------------------------------------------------------------------------- the node API
 
     async def claim(self, claim: Claim) -> Claimed:
         """From now on nobody with a lower epoch commands this node."""
         await self._loaded.wait()
+        self._must_know_epoch()
         async with self._commands:
             if claim.epoch < self._epoch:
                 raise StaleLeader(f"epoch {claim.epoch} < {self._epoch}", self._epoch)
@@ -249,6 +285,7 @@ class Agent:
     async def assign(self, offered: Assignment) -> Accepted:
         """The assignment is in force and on disk; sending it again changes nothing."""
         await self._loaded.wait()
+        self._must_know_epoch()
         if (offered.cluster, offered.node) != (self.settings.cluster, self.settings.node):
             raise Invalid(f"this is node {self.settings.cluster}/{self.settings.node}", code="WRONG_NODE")
         if offered.digest not in _digests(offered):

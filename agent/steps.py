@@ -202,6 +202,7 @@ RULES: tuple[tuple[str, Callable[[Case], bool], Act], ...] = (
     ("another spec is ordered, and the old one is down", lambda c: c.down and not c.same_spec, _start),
     ("it gave up, and another restart policy is ordered", lambda c: c.state == S.FAILED and not policy_kept(c), _start),
     ("it gave up on this spec", lambda c: c.state == S.FAILED, _wait),
+    ("it was stopped, and this cluster leaves it so", lambda c: c.state == S.STOPPED and not heals(c), _wait),
     ("ordered, but it was stopped", lambda c: c.state == S.STOPPED, _heal),
     ("another policy is ordered", lambda c: c.same_spec and not policy_kept(c), _adjust),
     ("as ordered", lambda c: c.same_spec, _wait),
@@ -308,6 +309,11 @@ def needed(order: ReplicaOrder) -> frozenset[str]:
     """Digests of the packages a replica runs from."""
     publisher = order.spec.publisher
     return frozenset({order.spec.package.digest, *([publisher.package.digest] if publisher else [])})
+
+
+def heals(case: Case) -> bool:
+    """Whether what somebody stopped here is started again without being asked."""
+    return case.wanted is not None and case.wanted.policy.heal
 
 
 def policy_kept(case: Case) -> bool:

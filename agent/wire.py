@@ -131,6 +131,7 @@ class ReplicaPolicy(Wire):
     ports: tuple[int, ...] = ()
     stop_grace: float = 10.0
     protected: bool = False  # read back from here when the document is gone
+    heal: bool = True  # start it again when somebody stopped it on its node
     lease: Literal["none"] = "none"
 
 

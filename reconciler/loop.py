@@ -19,6 +19,7 @@ from reconciler.execution.record import RecordStore
 from reconciler.model.observed import Record
 from reconciler.model.plan import Plan
 from reconciler.observe.fleet import Fleet, HigherEpoch
+from reconciler.observe.hours import Hours
 from reconciler.planning import Memo, plan
 from reconciler.source.sourced import Sourced
 from reconciler.wakeups import Wakeups
@@ -67,6 +68,7 @@ class Loop:
             wake=wakeups.wake,
             beat_ttl=agent_ttl,
         )
+        self._hours = Hours(edges.clock)
         self._memo = Memo()
         self._settled = Settled(None)
         self._record = Record()
@@ -158,8 +160,9 @@ class Loop:
         if self._record_stale:
             self._record = await self.record.load()
             self._record_stale = False
+        record = replace(self._record, window=self._hours.now(desired.cluster.sync.windows))
         observed, presence_changes = self.fleet.snapshot(desired.cluster.nodes, desired.cluster.failover.lost_after)
-        decided = plan(desired, observed, self._record, self._edges.clock.now(), self._memo)
+        decided = plan(desired, observed, record, self._edges.clock.now(), self._memo)
         if decided is self._settled.plan:  # nothing it was made of has changed
             self._settled = replace(self._settled, look_again_at=_earliest(decided.look_again_at, presence_changes))
             return self._settled

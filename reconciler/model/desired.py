@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from agent.wire import Capacity, PackageRef, ReplicaPolicy, ReplicaSpec
+from reconciler.model.windows import SyncWindow
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,6 +105,7 @@ class SyncPolicy:
     self_heal: bool = True
     prune: Literal["true", "false", "all"] = "true"
     max_prune: Share = Share(20, percent=True)
+    windows: tuple[SyncWindow, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -21,6 +21,7 @@ from reconciler.model import where
 from reconciler.model.desired import Share
 from reconciler.model.units import Bytes, CountOrShare, Name, Seconds, shown
 from reconciler.model.versions import split_reference
+from reconciler.model.windows import check_schedule
 
 API_VERSION = "tdie/v1"
 RESERVED_ENV = "TDIE_"
@@ -47,6 +48,12 @@ def _reference(text: str) -> str:
 def _expression(text: str) -> str:
     where.parse(text)
     return text
+
+
+def _window_length(seconds: float) -> float:
+    if not 60 <= seconds <= 31 * 86400:
+        raise ValueError("a window lasts from 1m to 31d")
+    return seconds
 
 
 def _prune(value: Any) -> str:
@@ -149,6 +156,24 @@ class ClusterSource(Document):
     """Hosts that packages may be fetched from, e.g. `packages.example.org`."""
 
 
+class Window(Document):
+    """A time at which commits may, or may not, be carried out. Healing never waits for it."""
+
+    schedule: str
+    """When it begins: minute hour day month weekday, e.g. `0 22 * * 1-5`."""
+    duration: Annotated[Seconds, AfterValidator(_window_length)]
+    """How long it lasts, e.g. `2h`."""
+    time_zone: str = "UTC"
+    """Of the schedule, e.g. `Europe/Berlin`."""
+    kind: Literal["allow", "deny"] = "allow"
+    """`deny` wins over `allow`; with any `allow`, everything outside is closed."""
+
+    @model_validator(mode="after")
+    def _comes(self) -> Window:
+        check_schedule(self.schedule, self.time_zone)
+        return self
+
+
 class Sync(Document):
     """How commits are carried out."""
 
@@ -157,13 +182,13 @@ class Sync(Document):
     interval: Seconds = 50.0
     """How often is looked when nothing wakes the controller."""
     self_heal: bool = True
-    """Repair what drifted without a commit."""
+    """False: what somebody stopped on its node stays stopped until `tdie apply` or another spec. Crashes restart anyway."""
     prune: Prune = "true"
     """Stop what left Git: true within maxPrune, false never, `all` without limit, and also what was started by hand."""
     max_prune: CountOrShare = Share(20, percent=True)
     """The most one commit may stop without confirmation."""
-    windows: list[Any] = []
-    """Times at which commits are carried out (not available in this version)."""
+    windows: list[Window] = []
+    """Times at which commits are carried out; none means always. `tdie apply` goes past them."""
 
 
 class MassFailure(Document):
@@ -329,7 +354,7 @@ class Update(Document):
     healthy_deadline: Seconds = 300.0
     """After this a new replica that is not healthy halts the rollout."""
     progress_deadline: Seconds = 600.0
-    """After this without progress the rollout halts."""
+    """Not available in this version."""
     canary: Annotated[int, Field(ge=0)] = 0
     """Not available in this version."""
     auto_revert: bool = False

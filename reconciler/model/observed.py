@@ -75,8 +75,18 @@ class ObservedState:
 
 
 @dataclass(frozen=True, slots=True)
+class Window:
+    """Whether this is a time at which commits may be carried out, and when that ends."""
+
+    open: bool = True
+    detail: str = ""
+    until: Monotonic | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Record:
-    """What the controllers remember in Consul besides the fleet itself."""
+    """What planning must know besides desired state and fleet: what the controllers remember in Consul, and the hour."""
 
     approved: frozenset[str] = frozenset()  # change ids a person has approved (`tdie apply`)
     confirmed_prune: str = ""  # plan digest for which a person confirmed stops beyond the limit
+    window: Window = Window()

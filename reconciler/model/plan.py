@@ -51,6 +51,8 @@ class HoldReason(StrEnum):
     SUSPENDED = "SUSPENDED"
     NOT_APPROVED = "NOT_APPROVED"  # sync.mode: manual
     DRY_RUN = "DRY_RUN"  # sync.mode: dry-run
+    WINDOW_CLOSED = "WINDOW_CLOSED"  # sync.windows
+    SELF_HEAL_OFF = "SELF_HEAL_OFF"  # sync.selfHeal: false, and somebody stopped it
     IN_FLIGHT = "IN_FLIGHT"  # sent to the node; its report does not show it yet
     TARGET_STARTING = "TARGET_STARTING"  # a moved replica is not healthy at its new node yet
     MASS_FAILURE = "MASS_FAILURE"  # so many nodes vanished at once that nothing is moved

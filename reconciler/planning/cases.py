@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from agent.clock import Monotonic
-from agent.wire import PackageRef, ReplicaOrder, ReplicaState
+from agent.wire import PackageRef, ReplicaOrder, ReplicaPolicy, ReplicaState
 from reconciler.model.desired import DesiredState, InstanceSpec
-from reconciler.model.observed import NodeView, ObservedState, Presence, ReplicaView
+from reconciler.model.observed import NodeView, ObservedState, Presence, Record, ReplicaView
 from reconciler.model.plan import Cause, Change, Hold, HoldReason, Verdict
 from reconciler.planning.capacity import Rooms
 from reconciler.planning.explain import differences
@@ -31,6 +31,7 @@ class World:
     positions: dict[str, int]  # of instances in the order of waves
     blind: tuple[str, ...]  # listed nodes of which this leader has never heard what runs there
     lost: tuple[str, ...]  # listed nodes that are lost
+    record: Record
     mass_failure: bool  # so many that nothing is moved
 
     def view(self, node: str) -> NodeView:
@@ -179,6 +180,13 @@ def _was(before: Sighting | None) -> tuple[str, str]:
     return ("", "") if row is None else (row.spec_hash, str(row.package))
 
 
+def policy_of(world: World, spec: InstanceSpec) -> ReplicaPolicy:
+    """How the replicas of an instance are looked after in this cluster."""
+    if world.desired.cluster.sync.self_heal:
+        return spec.policy
+    return spec.policy.model_copy(update={"heal": False})
+
+
 def make_order(world: World, spec: InstanceSpec, replica: str, node: str) -> ReplicaOrder:
     """A new entry for a node; it outranks every entry of the same replica that can be seen."""
     epoch = world.observed.epoch
@@ -197,7 +205,7 @@ def make_order(world: World, spec: InstanceSpec, replica: str, node: str) -> Rep
         instance=spec.name,
         spec=spec.spec,
         spec_hash=spec.spec_hash,
-        policy=spec.policy,
+        policy=policy_of(world, spec),
         commit=world.desired.commit,
         ordered=ordered,
         placed=placed,

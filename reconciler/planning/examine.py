@@ -5,11 +5,21 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import replace
 
+from agent.wire import ReplicaOrder
 from reconciler.model.desired import InstanceSpec
 from reconciler.model.observed import Presence
 from reconciler.model.plan import Cause, HoldReason, Verdict
 from reconciler.planning.capacity import lacks
-from reconciler.planning.cases import Case, Standing, Step, World, change_of_spec, make_change, make_order
+from reconciler.planning.cases import (
+    Case,
+    Standing,
+    Step,
+    World,
+    change_of_spec,
+    make_change,
+    make_order,
+    policy_of,
+)
 from reconciler.planning.compare import Pair, astray, compare
 from reconciler.planning.explain import counted, listed
 from reconciler.planning.fleet import Sighting
@@ -212,7 +222,8 @@ def _step(
     )
     step = Step(change, dead=not home.healthy)
     if verdict is Verdict.RENAME and home.entry is not None:
-        update = {"replica": name, "instance": spec.name, "policy": spec.policy, "renamed_from": home.replica}
+        policy = policy_of(world, spec)
+        update = {"replica": name, "instance": spec.name, "policy": policy, "renamed_from": home.replica}
         step.puts = home.entry.model_copy(update=update)
         step.drops = ((node, home.replica),)
     elif node:
@@ -231,10 +242,9 @@ def _stand(spec: InstanceSpec, case: Case, name: str, home: Sighting, silent: bo
 def _see_to_it(world: World, spec: InstanceSpec, case: Case, name: str, home: Sighting) -> None:
     """The node was told what is wanted: say so while its report differs, and bring its policy up to date."""
     entry = home.entry
-    if entry is not None and entry.policy is not spec.policy and entry.policy != spec.policy:
-        case.patches.append((home.node, entry.model_copy(update={"policy": spec.policy})))
     view = world.view(home.node)
     off = astray(home, view)
+    _see_to_policy(world, spec, case, home, keeps_word=off is None or not off.drift)
     if off is None or entry is None or (off.verdict is Verdict.START and _moving(world, spec, name, home)):
         return
     before = (
@@ -261,10 +271,34 @@ def _see_to_it(world: World, spec: InstanceSpec, case: Case, name: str, home: Si
         step.held(HoldReason.ROLLOUT_HALTED, f"{home.node} gave up on it, {off.why}; it waits for a new spec", (name,))
     elif failed and off.verdict is Verdict.START:
         step.held(HoldReason.PACKAGE_FAILED, f"{home.node} cannot install {entry.spec.package}: {failed}", (home.node,))
+    elif off.drift and home.row is not None and not world.desired.cluster.sync.self_heal:
+        _heal_when_asked(world, spec, case, step, home, entry)
     elif off.drift:
         step.held(HoldReason.IN_FLIGHT, f"{home.node} is healing it", (home.node,))
     else:
         step.held(HoldReason.IN_FLIGHT, f"sent to {home.node}", (home.node,))
+
+
+def _see_to_policy(world: World, spec: InstanceSpec, case: Case, home: Sighting, *, keeps_word: bool) -> None:
+    """Bring the policy of an entry up to date; a replica that a person has started keeps the word until it is up."""
+    entry, policy = home.entry, policy_of(world, spec)
+    if entry is None or entry.policy is policy or entry.policy == policy:
+        return
+    if keeps_word or entry.policy != policy.model_copy(update={"heal": True}):
+        case.patches.append((home.node, entry.model_copy(update={"policy": policy})))
+
+
+def _heal_when_asked(
+    world: World, spec: InstanceSpec, case: Case, step: Step, home: Sighting, entry: ReplicaOrder
+) -> None:
+    """Somebody stopped it and the cluster does not heal by itself: it starts once a person approves the change."""
+    if entry.policy.heal or step.change.id in world.record.approved:
+        step.held(HoldReason.IN_FLIGHT, f"{home.node} is healing it", (home.node,))
+        if not entry.policy.heal:
+            policy = spec.policy.model_copy(update={"heal": True})
+            case.patches.append((home.node, entry.model_copy(update={"policy": policy})))
+    else:
+        step.held(HoldReason.SELF_HEAL_OFF, "sync.selfHeal is false: `tdie apply` starts it", (home.node,))
 
 
 def _moving(world: World, spec: InstanceSpec, name: str, home: Sighting) -> bool:

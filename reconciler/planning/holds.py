@@ -1,4 +1,4 @@
-"""Gates that do not depend on other instances: dry run, suspension, node locks, approval."""
+"""Gates that do not depend on other instances: dry run, suspension, node locks, approval, windows."""
 
 from __future__ import annotations
 
@@ -21,8 +21,12 @@ def gate(world: World, case: Case, record: Record) -> None:
             step.held(HoldReason.SUSPENDED, f"{case.instance} is suspended", (case.instance,))
         _locked(world, step)
         change = step.change
-        if mode == "manual" and change.cause not in UNAPPROVED and change.id not in record.approved:
+        if change.cause in UNAPPROVED or change.id in record.approved:
+            continue
+        if mode == "manual":
             step.held(HoldReason.NOT_APPROVED, f"change {change.id} is not approved")
+        elif not record.window.open:
+            step.held(HoldReason.WINDOW_CLOSED, record.window.detail, (), record.window.until)
 
 
 def _locked(world: World, step: Step) -> None:

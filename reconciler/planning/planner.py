@@ -44,7 +44,7 @@ def plan(
 
 
 def _plan(desired: DesiredState, observed: ObservedState, record: Record, now: Monotonic, memo: Memo) -> Plan:
-    world = _world(desired, observed, now, memo)
+    world = _world(desired, observed, record, now, memo)
     cases = _examined(world, memo)  # place · compare
     found = list(cases.values())
     changes = _in_order(found)
@@ -73,7 +73,7 @@ def _plan(desired: DesiredState, observed: ObservedState, record: Record, now: M
     return made
 
 
-def _world(desired: DesiredState, observed: ObservedState, now: Monotonic, memo: Memo) -> World:
+def _world(desired: DesiredState, observed: ObservedState, record: Record, now: Monotonic, memo: Memo) -> World:
     """What the rules may look at, with the fleet indexed."""
     cluster = desired.cluster
     memo.fleet.look(cluster, observed)
@@ -100,6 +100,7 @@ def _world(desired: DesiredState, observed: ObservedState, now: Monotonic, memo:
         positions=memo.positions,
         blind=tuple(s.name for s, view in listed if s.silent and view.assignment is None and view.accepted is None),
         lost=lost,
+        record=record,
         mass_failure=len(lost) >= max(failover.mass_at_least, failover.mass_fraction * len(cluster.nodes)),
     )
 

@@ -9,6 +9,8 @@ wait 20s
 show                               what runs where
 plan                               what the leader would do, and why it waits
 crash agent a · start agent a · power off a · power on a · cut a · cut a from controllers · heal a
+self-heal off · window 0 6 * * * for 3600s     sync.selfHeal and sync.windows (UTC), pushed
+apply                              a person approves the plan as it stands
 crash controller one · kill web.0 · stop web.0 · break web@1.1 · lose web@1.1
 """
 
@@ -30,8 +32,10 @@ from reconciler.model.desired import (
     InstanceSpec,
     NodeSpec,
     Share,
+    SyncPolicy,
     UpdatePolicy,
 )
+from reconciler.model.windows import SyncWindow
 from reconciler.planning import render
 from reconciler.simulation import virtual
 from reconciler.simulation.hosts import Machine
@@ -94,6 +98,7 @@ class Stage:
         self.world = world
         self._instances: dict[str, InstanceSpec] = {}
         self._commits = 0
+        self._sync = SyncPolicy()
 
     async def do(self, number: int, text: str) -> str:
         """What the command answers; raises BadLine."""
@@ -107,6 +112,9 @@ class Stage:
         return (
             (r"fleet (.+)", self._fleet),
             (r"controller (\S+)", self._controller),
+            (r"self-heal (on|off)", self._self_heal),
+            (r"window (.+) for ([\d.]+)s", self._window),
+            (r"apply", self._apply),
             (r"commit drop (\S+)", self._drop),
             (r"commit (.+)", self._commit),
             (r"settle(?: within ([\d.]+)s)?", self._settle),
@@ -143,6 +151,22 @@ class Stage:
         self._instances[spec.name] = spec
         self._push()
 
+    async def _self_heal(self, word: str) -> None:
+        self._sync = replace(self._sync, self_heal=word == "on")
+        self._push()
+
+    async def _window(self, schedule: str, seconds: str) -> None:
+        self._sync = replace(self._sync, windows=(SyncWindow(schedule, float(seconds)),))
+        self._push()
+
+    async def _apply(self) -> None:
+        """A person approves the plan as it stands."""
+        leader = self.world.leader()
+        if leader is not None and leader.board.plan is not None and leader.board.term is not None:
+            ids = frozenset(change.id for change in leader.board.plan.changes)
+            await leader.record.approve(ids, "operator", leader.board.term.session)
+            leader.record_changed()
+
     async def _drop(self, name: str) -> None:
         del self._instances[name]
         self._push()
@@ -150,7 +174,7 @@ class Stage:
     def _push(self) -> None:
         self._commits += 1
         nodes = {name: NodeSpec(name) for name in sorted(self.world.nodes)}
-        cluster = ClusterSpec(CLUSTER, nodes, failover=FailoverPolicy(lost_after=15.0))
+        cluster = ClusterSpec(CLUSTER, nodes, sync=self._sync, failover=FailoverPolicy(lost_after=15.0))
         instances = {name: self._instances[name] for name in sorted(self._instances)}
         self.world.push(DesiredState(f"{self._commits:040x}", cluster, instances, subject=f"commit {self._commits}"))
 

@@ -107,13 +107,6 @@ def _not_available(document: AnyDocument) -> Iterable[tuple[Path, str]]:
     later = "is not available in this version"
     match document:
         case Cluster(spec=cluster):
-            if cluster.sync.windows:
-                yield ("spec", "sync", "windows"), f"sync.windows {later}; leave it empty"
-            if not cluster.sync.self_heal:
-                yield (
-                    ("spec", "sync", "selfHeal"),
-                    f"sync.selfHeal: false {later}: agents heal their own nodes; use true",
-                )
             if cluster.leases.profile != "default":
                 yield ("spec", "leases", "profile"), f"leases.profile {cluster.leases.profile} {later}"
         case Package(spec=package):

@@ -25,6 +25,7 @@ from reconciler.model.desired import (
 from reconciler.model.documents import Cluster, ClusterBody, Instance, Package
 from reconciler.model.problems import Problem
 from reconciler.model.versions import best, split_reference
+from reconciler.model.windows import SyncWindow
 from reconciler.source.catalog import Catalog, is_content, unsupported
 from reconciler.source.decode import Decoded, Found, Path
 from reconciler.source.findings import Findings
@@ -383,7 +384,14 @@ def _cluster(cluster: Cluster, everywhere: tuple[PackageRef, ...]) -> ClusterSpe
         nodes=nodes,
         packages=everywhere,
         source=SourcePolicy(body.source.allow_force, body.source.allow_empty, tuple(body.source.package_hosts)),
-        sync=SyncPolicy(sync.mode, sync.interval, sync.self_heal, sync.prune, sync.max_prune),
+        sync=SyncPolicy(
+            mode=sync.mode,
+            interval=sync.interval,
+            self_heal=sync.self_heal,
+            prune=sync.prune,
+            max_prune=sync.max_prune,
+            windows=tuple(SyncWindow(w.schedule, w.duration, w.time_zone, w.kind) for w in sync.windows),
+        ),
         failover=FailoverPolicy(failover.lost_after, failover.mass_failure.fraction, failover.mass_failure.at_least),
         retain_versions=body.retention.package_versions
         if "package_versions" in body.retention.model_fields_set

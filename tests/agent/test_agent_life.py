@@ -15,7 +15,7 @@ from agent.consul.embedded.memory import MemoryConsul
 from agent.consul.embedded.store import Store
 from agent.edges import Edges, NodeSettings
 from agent.errors import TdieError, Waiting
-from agent.ledger import MemoryLedger
+from agent.ledger import MemoryLedger, Remembered
 from agent.node import Agent
 from agent.refusals import StaleLeader
 from agent.register import NameTaken
@@ -233,6 +233,50 @@ def test_drift_is_healed_but_never_in_a_hot_loop() -> None:
             pauses.append(bench.clock.now() - stopped)
         assert pauses[0] < 0.5
         assert pauses[4] > 5
+
+    story(body)
+
+
+def test_what_is_left_stopped_by_hand_is_started_again_after_a_whole_stop() -> None:
+    async def body(bench: Bench) -> None:
+        agent = bench.start()
+        held = order("web.0")
+        held = held.model_copy(update={"policy": held.policy.model_copy(update={"heal": False})})
+        await agent.claim(Claim(epoch=1))
+        await agent.assign(assignment(held, order("web.1")))
+        await until(lambda: agent.book.whole().settled)
+        bench.machine.stop_by_hand("web.0")
+        bench.machine.stop_by_hand("web.1")
+        await until(lambda: states(agent)["web.1"] == UP)
+        await asyncio.sleep(60)
+        assert states(agent)["web.0"] == ("Stopped", False)
+        await bench.stop()
+        assert await agent.stop_hosts() == ()
+        again = bench.start()
+        await until(lambda: states(again) == {"web.0": UP, "web.1": UP})
+
+    story(body)
+
+
+class LostLedger(MemoryLedger):
+    """A ledger whose file made no sense."""
+
+    async def load(self) -> Remembered:
+        return replace(await super().load(), rebuilt="ledger.sqlite could not be used")
+
+
+def test_without_its_ledger_a_node_asks_consul_who_leads() -> None:
+    async def body(bench: Bench) -> None:
+        await bench.consul.put(keys.epoch("c"), b"7")
+        bench.consul.cut = True
+        agent = bench.start(LostLedger())
+        with pytest.raises(Waiting, match="EPOCH_UNKNOWN"):
+            await agent.claim(Claim(epoch=6))
+        bench.consul.cut = False
+        await until(lambda: agent.book.whole().epoch == 7)
+        with pytest.raises(StaleLeader):
+            await agent.claim(Claim(epoch=6))
+        await agent.claim(Claim(epoch=7))
 
     story(body)
 

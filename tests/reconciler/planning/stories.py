@@ -29,7 +29,7 @@ from reconciler.model.desired import (
     Share,
     UpdatePolicy,
 )
-from reconciler.model.observed import NodeView, ObservedState, Presence, Record
+from reconciler.model.observed import NodeView, ObservedState, Presence, Record, Window
 from reconciler.model.plan import Plan
 from reconciler.planning import Memo, plan
 from reconciler.planning.render import text
@@ -107,6 +107,8 @@ class Story:
                 sync["max_prune"] = share(value)
             elif key in ("mode", "prune"):
                 sync[key] = value
+            elif key == "selfHeal":
+                sync["self_heal"] = value == "true"
             elif key == "massAtLeast":
                 failover["mass_at_least"] = int(value)
             elif key == "packages":
@@ -335,6 +337,14 @@ class Story:
     def do_approve(self, rest: str) -> None:
         ids = [c.id for c in self.plan().changes if rest in ("all", c.replica)]
         self.record = replace(self.record, approved=self.record.approved | frozenset(ids))
+
+    def do_close(self, rest: str) -> None:
+        """The cluster's windows are closed for so many seconds."""
+        until = Monotonic(self.now + float(rest))
+        self.record = replace(self.record, window=Window(False, "outside of sync.windows", until))
+
+    def do_open(self, _rest: str) -> None:
+        self.record = replace(self.record, window=Window())
 
     def do_confirm(self, rest: str) -> None:
         self.record = replace(self.record, confirmed_prune=self.plan().digest)
