@@ -7,7 +7,7 @@ import contextlib
 import os
 import signal
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from contextlib import suppress
 
 import structlog
@@ -18,6 +18,7 @@ from fastapi.responses import PlainTextResponse, Response
 from agent import __version__
 from agent.api import problems
 from agent.api.auth import BearerAuth, BodyLimit, TokenFile, check_bind
+from agent.api.uploads import MULTIPART_EXTRA
 from agent.client import NodeClient
 from agent.clock import SystemClock
 from agent.consul.address import Address
@@ -25,7 +26,10 @@ from agent.consul.client import ConsulClient
 from agent.errors import TdieError
 from reconciler.api.metrics import metrics_text
 from reconciler.api.routes import routes
+from reconciler.api.uploads import LARGEST, upload_routes
+from reconciler.api.uploads import PATH as UPLOADS
 from reconciler.board import Board
+from reconciler.copies import Copies
 from reconciler.edges import Edges
 from reconciler.execution.leadership import Leadership
 from reconciler.loop import Loop
@@ -53,6 +57,7 @@ async def run_controller(settings: ControllerSettings) -> None:
     api = f"http://{_advertised(settings)}:{listener.getsockname()[1]}"
     consul = ConsulClient(_consul_address(settings), token_file=settings.consul_token_file)
     nodes = NodeClient(token=token)
+    copies = Copies(settings.cluster, api, consul=consul, token=token)
     source = GitSource(
         settings.repository,
         settings.ref,
@@ -60,6 +65,7 @@ async def run_controller(settings: ControllerSettings) -> None:
         mirror_dir=settings.data / "mirror",
         cache_dir=settings.data / "packages",
         cluster_name=settings.cluster,
+        by_digest=copies.fetch,
         access=Access(
             home=settings.git_home,
             ssh_key=settings.ssh_key,
@@ -72,15 +78,16 @@ async def run_controller(settings: ControllerSettings) -> None:
     edges = Edges(source, consul, nodes, clock, lambda digest: f"{api}/api/master/packages/{digest}")
     loop = Loop(settings.cluster, edges, leadership, board, wakeups, agent_ttl=settings.agent_ttl)
     app = build_api(loop, source, nodes, clock, f"{source.shown_url} {settings.ref}")
-    app.add_middleware(BodyLimit, limit=MAX_BODY)
+    app.add_middleware(BodyLimit, limit=MAX_BODY, uploads={UPLOADS: LARGEST + MULTIPART_EXTRA})
     app.add_middleware(BearerAuth, token=token, also=operator)
     log.info("controller started", api=api, cluster=settings.cluster, consul=str(_consul_address(settings)))
     try:
-        await _until_told(loop, app, listener)
+        await _until_told(loop, app, listener, copies.run(source.copy))
     finally:
         with suppress(TdieError):  # Consul drops the entry with our check otherwise
             await leadership.withdraw()
         await source.close()
+        await copies.close()
         await nodes.close()
         await consul.close()
 
@@ -90,6 +97,7 @@ def build_api(loop: Loop, source: GitSource, nodes: NodeClient, clock: SystemClo
     app = FastAPI(title="tdie controller", version=__version__, docs_url=None, redoc_url=None)
     problems.install(app)
     app.include_router(routes(loop, source, nodes, clock, git))
+    app.include_router(upload_routes(loop, source))
 
     @app.get("/metrics", response_class=PlainTextResponse)
     async def metrics() -> Response:
@@ -106,8 +114,8 @@ def build_api(loop: Loop, source: GitSource, nodes: NodeClient, clock: SystemClo
     return app
 
 
-async def _until_told(loop: Loop, app: FastAPI, listener: socket.socket) -> None:
-    """Serve and reconcile until a signal comes."""
+async def _until_told(loop: Loop, app: FastAPI, listener: socket.socket, copying: Coroutine[None, None, None]) -> None:
+    """Serve, reconcile and copy uploads until a signal comes."""
     told = asyncio.Event()
     running = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -120,12 +128,14 @@ async def _until_told(loop: Loop, app: FastAPI, listener: socket.socket) -> None
             work = [
                 tasks.create_task(server.serve(sockets=[listener]), name="api"),
                 tasks.create_task(loop.run(), name="loop"),
+                tasks.create_task(copying, name="copy uploads"),
             ]
             await told.wait()
             log.info("stopping; the fleet goes on without this controller")
             server.should_exit = True
             loop.board.close()
-            work[1].cancel()
+            for task in work[1:]:
+                task.cancel()
 
 
 class _Server(uvicorn.Server):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from types import TracebackType
 from typing import Any
 
@@ -10,6 +11,9 @@ import httpx
 from agent.errors import Denied, Invalid, Missing, Refused, TdieError, Waiting
 
 _KINDS: dict[int, type[TdieError]] = {401: Denied, 403: Denied, 404: Missing, 409: Refused, 422: Invalid, 503: Waiting}
+
+
+UPLOAD = 600.0  # seconds for a whole package
 
 
 class MasterClient:
@@ -39,6 +43,12 @@ class MasterClient:
     def post(self, path: str, body: Any = None) -> Any:
         """What the controller answers to this request of a person."""
         return self._call("POST", path, json=body, timeout=15.0).json()
+
+    def upload(self, path: str, archive: Path) -> Any:
+        """What the controller answers to this package."""
+        with archive.open("rb") as file:
+            headers = {"Content-Type": "application/zip", "Content-Length": str(archive.stat().st_size)}
+            return self._call("POST", path, content=file, headers=headers, timeout=UPLOAD).json()
 
     def _call(self, method: str, path: str, *, timeout: float, **kind: Any) -> httpx.Response:
         try:

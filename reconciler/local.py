@@ -59,6 +59,7 @@ async def _first_look(request: UpRequest) -> Sourced:
         request.ref,
         mirror_dir=request.data / "look" / "mirror",
         cache_dir=request.data / "look" / "packages",
+        uploads_unknown=True,  # who has them is not running yet
     )
     try:
         return await source.look()

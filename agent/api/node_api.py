@@ -17,12 +17,12 @@ from agent.api import problems
 from agent.api.auth import BearerAuth, BodyLimit
 from agent.api.metrics import metrics_text
 from agent.api.packages import NodePackages, package_routes
+from agent.api.uploads import MULTIPART_EXTRA
 from agent.errors import Invalid, Missing, Waiting
 from agent.node import Agent
 from agent.wire import Accepted, Assignment, Claim, Claimed, ReplicaStatus, Report
 
 MAX_BODY = 64 << 20  # bytes; an assignment of 10,000 replicas has about 10 MB
-MULTIPART_EXTRA = 1 << 16  # bytes around a file in a form
 MAX_WAIT = 120.0  # seconds
 _DIGEST = re.compile(r"[0-9a-f]{64}")
 

@@ -15,6 +15,7 @@ from agent.errors import Invalid, TdieError
 from agent.packages.store import disk_errors
 
 RAW = frozenset({"application/zip", "application/x-zip-compressed", "application/octet-stream"})
+MULTIPART_EXTRA = 1 << 16  # bytes around a file in a form
 FIELDS = 8  # besides the file
 
 

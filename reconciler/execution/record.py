@@ -9,8 +9,11 @@ from typing import Any
 from agent import keys
 from agent.clock import Clock
 from agent.consul.protocol import Consul, TxnOp
+from agent.errors import Refused
+from agent.wire import PackageRef
 from reconciler.model.observed import Record
 
+MOST_UPLOADS = 250  # remembered; older ones stay where they are, but are not copied to new controllers
 LIMIT = 60_000  # bytes; values stay below 64 KiB
 
 
@@ -53,6 +56,25 @@ class RecordStore:
     async def confirm_prune(self, plan: str, who: str, session: str) -> None:
         """The plan with this digest may stop more than the limit."""
         await self._put("confirmed-prune", {"plan": plan, "who": who, "at": self._now()}, session)
+
+    async def uploads(self) -> Mapping[str, Any]:
+        """Packages uploaded to controllers, by digest, the oldest first: `name`, `version`, `at`."""
+        return await self._get("uploads")
+
+    async def put_upload(self, package: PackageRef, session: str) -> None:
+        """The upload is remembered, so that other controllers copy it. Refused (PKG_VERSION_REUSED) when the version is taken."""
+        held = dict(await self.uploads())
+        for digest, known in held.items():
+            if (known["name"], known["version"]) == (package.name, package.version) and digest != package.digest:
+                raise Refused(
+                    f"{package} was uploaded with other content ({digest[:12]}…)",
+                    code="PKG_VERSION_REUSED",
+                    hint="raise the version in its manifest",
+                )
+        if package.digest in held:
+            return
+        held[package.digest] = {"name": package.name, "version": package.version, "at": self._now()}
+        await self._put("uploads", dict(list(held.items())[-MOST_UPLOADS:]), session)
 
     async def _get(self, name: str) -> Mapping[str, Any]:
         entry = await self._consul.get(keys.record(self._cluster, name))

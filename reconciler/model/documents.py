@@ -257,8 +257,8 @@ class PackageSource(Document):
     """A zip: http(s) from an allowed host, file:// or an absolute path."""
     sha256: Annotated[str, Field(pattern="^[0-9a-f]{64}$")] | None = None
     """Of the zip at `url`, 64 hex digits."""
-    digest: str | None = None
-    """An uploaded package (not available in this version)."""
+    digest: Annotated[str, Field(pattern="^[0-9a-f]{64}$")] | None = None
+    """An uploaded package: the 64 hex digits that `tdie package push` printed."""
 
     @model_validator(mode="after")
     def _one(self) -> PackageSource:

@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 from pydantic import BaseModel, ValidationError
 
-from reconciler.model.documents import API_VERSION, KINDS, AnyDocument, Cluster, Instance, Package
+from reconciler.model.documents import API_VERSION, KINDS, AnyDocument, Cluster, Instance
 from reconciler.model.units import shown
 from reconciler.source import yaml
 from reconciler.source.yaml import Flaw
@@ -109,9 +109,6 @@ def _not_available(document: AnyDocument) -> Iterable[tuple[Path, str]]:
         case Cluster(spec=cluster):
             if cluster.leases.profile != "default":
                 yield ("spec", "leases", "profile"), f"leases.profile {cluster.leases.profile} {later}"
-        case Package(spec=package):
-            if package.source.digest is not None:
-                yield ("spec", "source", "digest"), f"an uploaded package {later}; use path, builtin or url"
         case Instance(spec=spec):
             if spec.lease != "none":
                 yield ("spec", "lease"), f"lease: {spec.lease} {later}; use none"
@@ -157,7 +154,7 @@ def _flaw(document: yaml.Document, model: type[BaseModel], problem: Any) -> Flaw
         listed = _one_of(value, choices) if choices else f": {problem['msg']}"
         return Flaw(*place, "WRONG_VALUE", f"{_dotted(loc)}: unknown value {shown(value)}{listed}")
     if kind == "string_pattern_mismatch":
-        what = "expected 64 hex digits" if field == "sha256" else "expected up to 63 of a-z, 0-9 and '-'"
+        what = "expected 64 hex digits" if field in ("sha256", "digest") else "expected up to 63 of a-z, 0-9 and '-'"
         return Flaw(*place, "WRONG_VALUE", f"{_dotted(loc)}: {what}, found {shown(value)}")
     text = problem["msg"].removeprefix("Value error, ").removeprefix("Input ")
     found = "" if kind == "value_error" else f", found {shown(value)}"

@@ -268,12 +268,15 @@ class Resolver:
             try:
                 versions[version] = self._shelf.get(name, package.spec, tree)
             except Needed as needed:
-                whole.needed.add(needed.download)
+                if not (needed.download.digest and self._shelf.uploads_unknown):
+                    whole.needed.add(needed.download)
             except TdieError as error:
                 if error.code == "GIT_CORRUPT":
                     raise
                 where = f"{error.where}: " if error.where else ""
-                which = next(k for k in ("path", "builtin", "url") if getattr(package.spec.source, k) is not None)
+                which = next(
+                    k for k in ("path", "builtin", "url", "digest") if getattr(package.spec.source, k) is not None
+                )
                 whole.findings.at(path, found, (*at, which), error.code, f"{where}{error.detail}")
 
     def _make_all(self, whole: _Whole) -> dict[str, InstanceSpec]:

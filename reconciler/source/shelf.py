@@ -36,24 +36,28 @@ class Packaged:
 
 @dataclass(frozen=True, slots=True, order=True)
 class Download:
-    """Bytes that must be fetched before a commit can be resolved."""
+    """Bytes that must be fetched before a commit can be resolved: from a URL, or by content digest from who has them."""
 
     url: str
     sha256: str
+    digest: str = ""
+    name: str = ""  # name@version, for people
 
 
 class Needed(Exception):
     """A package is not on this machine yet."""
 
     def __init__(self, download: Download) -> None:
-        super().__init__(download.url)
+        super().__init__(download.url or download.digest)
         self.download = download
 
 
 class Shelf:
     """The packages of one controller, below a folder of its own. Used by one thread at a time."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, *, uploads_unknown: bool = False) -> None:
+        """`uploads_unknown`: nobody can be asked for uploads, so nothing is said of documents that use one."""
+        self.uploads_unknown = uploads_unknown
         self._zips = folder / "packages"
         self._downloads = folder / "downloads"
         for made in (self._zips, self._downloads):
@@ -72,8 +76,25 @@ class Shelf:
         if source.builtin is not None:
             builtin = source.builtin
             return self._remembered((name, body.version, "builtin", builtin), lambda: _builtin_content(builtin))
+        if source.digest is not None:
+            digest = source.digest
+            key = (name, body.version, "digest", digest)
+            return self._remembered(key, lambda: self._uploaded(digest, f"{name}@{body.version}"))
         url, sha256 = source.url or "", source.sha256 or ""
         return self._remembered((name, body.version, "zip", sha256), lambda: self._zip_content(url, sha256))
+
+    def take(self, archive: Path, digest: str | None = None) -> PackageRef:
+        """An uploaded or copied archive is here under its content digest. Raises Invalid (PKG_…) and keeps nothing then."""
+        with tempfile.TemporaryDirectory(dir=self._downloads, prefix=".unpack-") as folder:
+            unpack(archive, Path(folder))
+            content = read_folder(Path(folder))
+        if FILE_NAME not in content:
+            raise Invalid(f"there is no {FILE_NAME} in it", code="PKG_MANIFEST")
+        got = content_digest(content)
+        if digest is not None and got != digest:
+            raise Invalid(f"want={digest} got={got}", code="PKG_DIGEST_MISMATCH")
+        manifest = parse_manifest(content[FILE_NAME][0])
+        return self._made(manifest.name, manifest.version, content, None).ref
 
     def zip_path(self, digest: str) -> Path | None:
         """Where the packed bytes of a content digest are, if they are here."""
@@ -117,6 +138,18 @@ class Shelf:
         if isinstance(before, Packaged) and before.ref.digest == digest:
             return before
         return Packaged(PackageRef(name=name, version=version, digest=digest), manifest, rules)
+
+    def _uploaded(self, digest: str, what: str) -> Content:
+        archive = self.zip_path(digest)
+        if archive is None:
+            raise Needed(Download("", "", digest, what))
+        with tempfile.TemporaryDirectory(dir=self._downloads, prefix=".unpack-") as folder:
+            unpack(archive, Path(folder))
+            content = read_folder(Path(folder))
+        if (got := content_digest(content)) != digest:
+            archive.unlink()  # damaged here: somebody else has it
+            raise Invalid(f"{what}: want={digest} got={got}", code="PKG_DIGEST_MISMATCH")
+        return content
 
     def _zip_content(self, url: str, sha256: str) -> Content:
         archive = self.download_path(sha256)

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+import tempfile
+from collections.abc import Awaitable, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import TypeVar
@@ -12,7 +14,8 @@ from typing import TypeVar
 import pygit2
 
 from agent.clock import Clock, Monotonic, SystemClock
-from agent.errors import Refused, TdieError, Waiting
+from agent.errors import Missing, Refused, TdieError, Waiting
+from agent.wire import PackageRef
 from reconciler.model.desired import DesiredState
 from reconciler.source import watch
 from reconciler.source.access import DEFAULT_ACCESS, DEFAULT_LIMITS, Access, FetchLimits, is_local
@@ -26,6 +29,9 @@ from reconciler.source.walk import Corrupt
 INTERVAL = 50.0
 FIRST_RETRY, LAST_RETRY = 5.0, 300.0
 _T = TypeVar("_T")
+
+ByDigest = Callable[[str, str, Path], Awaitable[None]]
+"""Digest, name for people, file: the package's archive is in the file. Raises Missing (PACKAGE_MISSING)."""
 
 
 class GitSource:
@@ -46,9 +52,14 @@ class GitSource:
         access: Access = DEFAULT_ACCESS,
         limits: FetchLimits = DEFAULT_LIMITS,
         clock: Clock | None = None,
+        by_digest: ByDigest | None = None,
+        uploads_unknown: bool = False,
     ) -> None:
+        """`by_digest` writes an uploaded package to a file. `uploads_unknown` as of the Shelf."""
+        self._by_digest = by_digest
         self._mirror = Mirror(url, ref, mirror_dir, access=access, limits=limits)
-        self._shelf = Shelf(cache_dir)
+        self._shelf = Shelf(cache_dir, uploads_unknown=uploads_unknown)
+        self._incoming = cache_dir / "incoming"
         self._cluster_name = cluster_name
         self._resolver = Resolver(self._shelf, cluster_name=cluster_name)
         self._subdir = subdir.strip("/").removeprefix("./")
@@ -190,6 +201,28 @@ class GitSource:
         """The packed bytes of a content digest, if this controller has built or fetched them."""
         return self._shelf.zip_path(digest)
 
+    @contextmanager
+    def incoming(self) -> Iterator[Path]:
+        """A folder for an archive on its way in; gone afterwards."""
+        self._incoming.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=self._incoming) as folder:
+            yield Path(folder)
+
+    async def take(self, archive: Path) -> PackageRef:
+        """An uploaded archive is a package of this controller. Raises Invalid (PKG_…)."""
+        return await self._run(lambda: self._shelf.take(archive))
+
+    async def copy(self, digest: str, what: str) -> None:
+        """The package of this digest is here, from whoever has it. Raises Missing (PACKAGE_MISSING) when nobody answers."""
+        if self._shelf.zip_path(digest) is not None:
+            return
+        if self._by_digest is None:
+            raise Missing(f"{what} ({digest[:12]}…) was uploaded elsewhere", code="PACKAGE_MISSING")
+        with self.incoming() as folder:
+            file = folder / "package.zip"
+            await self._by_digest(digest, what, file)
+            await self._run(lambda: self._shelf.take(file, digest))
+
     async def close(self) -> None:
         """Files are closed and the worker thread ends, at the latest after the timeouts of a fetch under way."""
         async with self._busy:
@@ -209,7 +242,10 @@ class GitSource:
         if not resolved.needed:
             return resolved
         for needed in resolved.needed:
-            await download(needed, self._shelf.download_path(needed.sha256))
+            if needed.digest:
+                await self.copy(needed.digest, needed.name)
+            else:
+                await download(needed, self._shelf.download_path(needed.sha256))
         return await self._run(lambda: self._resolved(resolver, commit))
 
     def _resolved(self, resolver: Resolver, commit: str) -> Resolved:

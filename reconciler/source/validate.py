@@ -41,7 +41,7 @@ async def load_worktree(path: Path, *, cache_dir: Path | None = None, cluster_na
 
 
 async def _load(path: Path, cache: Path, cluster_name: str | None) -> Checked:
-    shelf = Shelf(cache)
+    shelf = Shelf(cache, uploads_unknown=True)
     resolved = await asyncio.to_thread(_resolve, path, shelf, cluster_name)
     if resolved.needed:
         for needed in resolved.needed:

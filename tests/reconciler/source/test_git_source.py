@@ -22,7 +22,8 @@ from agent.errors import Invalid, Missing
 from agent.packages.digest import content_digest
 from reconciler.source.access import Access, FetchLimits
 from reconciler.source.source import GitSource
-from tests.reconciler.source.repos import BASE, CLUSTER, GOOD, Repo, git, instance
+from reconciler.source.validate import load_worktree
+from tests.reconciler.source.repos import BASE, CLUSTER, GOOD, PACKAGES, Repo, git, instance
 
 Follow = Callable[..., GitSource]
 
@@ -84,6 +85,14 @@ async def test_dependencies_are_taken_over_and_a_wrong_one_is_named(repo: Repo, 
     repo.commit({"packages/sleeper/manifest.json": manifest % "lib @ https://example.org/lib.whl"})
     problems = (await source.look()).problems
     assert [(p.code, "names a place" in str(p)) for p in problems] == [("PKG_DEPENDENCY", True)]
+
+
+async def test_an_upload_that_nobody_can_be_asked_for(repo: Repo, follow: Follow) -> None:
+    upload = PACKAGES.replace("path: packages/sleeper", f"digest: {'ab' * 32}")
+    repo.commit({**GOOD, "packages.yaml": upload})
+    looked = await follow(repo.origin).look()
+    assert (looked.desired, looked.trouble and looked.trouble.code) == (None, "PACKAGE_MISSING")
+    assert (await load_worktree(repo.work)).problems == ()  # `tdie validate` knows no controller: nothing is said of it
 
 
 async def test_zero_instances_are_not_empty_but_a_mistake(repo: Repo, follow: Follow) -> None:
