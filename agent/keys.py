@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 CONTROLLER_SERVICE = "tdie-controller"
 AGENT_SERVICE = "tdie-agent"
 CLUSTER_META = "tdie-cluster"
@@ -54,6 +56,12 @@ def record(cluster: str, *parts: str) -> str:
 
 def replica_service_id(cluster: str, node: str, replica: str) -> str:
     return f"tdie/{cluster}/{node}/{replica}"
+
+
+def replicas_of(cluster: str, node: str, service_ids: Iterable[str]) -> frozenset[str]:
+    """The replicas of a node among these service ids."""
+    own = replica_service_id(cluster, node, "")
+    return frozenset(found.removeprefix(own) for found in service_ids if found.startswith(own))
 
 
 def replica_check_id(cluster: str, node: str, replica: str) -> str:

@@ -58,6 +58,7 @@ class NodeView:
     package_errors: Mapping[str, str] = field(default_factory=dict)  # digest -> why it is not installed
     labels: Mapping[str, str] = field(default_factory=dict)  # as registered; Git's labels go over them
     capacity: Capacity = Capacity()  # as registered; Git's declaration goes over it
+    may_run: frozenset[str] | None = None  # of a node never heard of: replicas that Consul shows there; None: not known
     locked_by: str = ""  # who holds the node lock to say "not now", with the reason
     problems: tuple[NodeProblem, ...] = ()
     manual: tuple[str, ...] = ()  # what was started or uploaded there by hand and is not owned by Git, for people

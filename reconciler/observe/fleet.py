@@ -22,6 +22,7 @@ from reconciler.observe.witness import Finding, Says, Witness, presence
 log = structlog.get_logger("observe")
 
 WATCH = 55.0  # seconds; longer than a beat, shorter than what proxies cut
+UNHEARD = 3.0  # seconds between looks for nodes that do not answer from the start
 RETRY = (0.2, 5.0)  # seconds between tries to reach an agent: first, longest
 
 
@@ -46,6 +47,12 @@ class _Node:
     reclaim: bool = False
     follower: asyncio.Task[None] | None = None
     polling: asyncio.Task[None] | None = None  # the follower's current claim and polls
+
+    @property
+    def unheard(self) -> bool:
+        """It beats in Consul, but never told anybody here what it runs."""
+        told = self.view.assignment is not None or self.view.accepted is not None
+        return not told and self.catalog.says is Says.UP and self.poll.says is not Says.UP
 
 
 class Fleet:
@@ -95,6 +102,7 @@ class Fleet:
             tasks.create_task(self._watch_catalog(tasks), name="watch agents")
             tasks.create_task(self._watch_joined(), name="watch joined nodes")
             tasks.create_task(self._watch_locks(session), name="watch node locks")
+            tasks.create_task(self._ask_about_unheard(), name="ask Consul about nodes that were never heard")
 
     async def _watch_catalog(self, tasks: asyncio.TaskGroup) -> None:
         index = 0
@@ -169,6 +177,24 @@ class Fleet:
             if held != self._locks:
                 self._locks = held
                 self._changed("consul")
+
+    async def _ask_about_unheard(self) -> None:
+        """What runs on a node that beats in Consul but never answered us is in the catalog: the rest may start elsewhere."""
+        while True:
+            await asyncio.sleep(UNHEARD)
+            nodes = {name: node for name, node in self._nodes.items() if node.unheard}
+            if not nodes:
+                continue
+            try:
+                _, checks = await self._consul.watch_checks(self._cluster, 0, 0.0)
+            except TdieError as error:
+                log.warning("cannot ask Consul what runs on nodes that do not answer", error=str(error))
+                continue
+            found = {name: keys.replicas_of(self._cluster, name, (c.service_id for c in checks)) for name in nodes}
+            for name, node in nodes.items():
+                if node.unheard and node.view.may_run != found[name]:
+                    node.view = replace(node.view, may_run=found[name])
+                    self._changed("consul")
 
     async def _follow(self, node: _Node) -> None:
         """Claim one agent, then long-poll its report; on any trouble say so and claim it again."""

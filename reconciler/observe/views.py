@@ -32,7 +32,7 @@ def replica_view(row: ReplicaStatus, report: Report, now: Monotonic) -> ReplicaV
 def claimed_view(before: NodeView, answer: Claimed, now: Monotonic) -> NodeView:
     """The node after it answered our claim: what it says is in force replaces everything we thought we had sent."""
     report = answer.report
-    fresh = replace(before, replicas={}, assignment=answer.assignment, accepted=report.accepted)
+    fresh = replace(before, replicas={}, assignment=answer.assignment, accepted=report.accepted, may_run=None)
     return reported_view(replace(fresh, next_generation=_next(report, answer.assignment)), report, now)
 
 

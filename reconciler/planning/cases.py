@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from agent.clock import Monotonic
@@ -29,13 +30,19 @@ class World:
     openings: Openings
     outlook: Outlook
     positions: dict[str, int]  # of instances in the order of waves
-    blind: tuple[str, ...]  # listed nodes of which this leader has never heard what runs there
+    unheard: Mapping[
+        str, frozenset[str] | None
+    ]  # nodes that never told this leader what they run, and what Consul shows
     lost: tuple[str, ...]  # listed nodes that are lost
     record: Record
     mass_failure: bool  # so many that nothing is moved
 
     def view(self, node: str) -> NodeView:
         return self.observed.nodes[node]
+
+    def may_run(self, replica: str) -> tuple[str, ...]:
+        """The nodes that may run a replica although this leader was never told so."""
+        return tuple(node for node, shown in self.unheard.items() if shown is None or replica in shown)
 
     def presence(self, node: str) -> Presence:
         return self.fleet.sites[node].presence

@@ -131,9 +131,8 @@ def _start(
         step.held(HoldReason.NO_PLACE, fault)
     elif spec.per_node is not None and world.fleet.sites[node].silent:
         _hold_silent(world, step, (node,))
-    elif spec.per_node is None and lost is None and world.blind:
-        detail = f"{listed(world.blind)} may run it already and did not answer yet"
-        step.held(HoldReason.NODE_SILENT, detail, world.blind)
+    elif spec.per_node is None and lost is None and (others := world.may_run(name)):
+        step.held(HoldReason.NODE_SILENT, f"{listed(others)} may run it already and did not answer yet", others)
     else:
         step.puts = make_order(world, spec, name, node)
 

@@ -98,7 +98,7 @@ def _world(desired: DesiredState, observed: ObservedState, record: Record, now: 
         openings=Openings(memo.fleet),
         outlook=outlook,
         positions=memo.positions,
-        blind=tuple(s.name for s, view in listed if s.silent and view.assignment is None and view.accepted is None),
+        unheard={s.name: v.may_run for s, v in listed if s.silent and v.assignment is None and v.accepted is None},
         lost=lost,
         record=record,
         mass_failure=len(lost) >= max(failover.mass_at_least, failover.mass_fraction * len(cluster.nodes)),

@@ -253,6 +253,11 @@ class Story:
     def do_join(self, rest: str) -> None:
         self._be(rest, Presence.JOINING)
 
+    def do_shows(self, rest: str) -> None:
+        """Consul shows these replicas on a node that never answered."""
+        name, *replicas = rest.split()
+        self._view(replace(self.observed.nodes[name], may_run=frozenset(replicas)))
+
     def do_return(self, rest: str) -> None:
         self._be(rest, Presence.ALIVE)
 
