@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from agent.errors import TdieError
 from agent.host import borrowed
+from agent.host.component_http import ComponentHttp
 from agent.host.host import Host
 from agent.sdk.extension import describe
 
@@ -44,7 +45,7 @@ def application(host: Host, shut_down: Callable[[], None]) -> Starlette:
     """The seed's paths of one host, with health endpoints."""
     from starlette.applications import Starlette
     from starlette.responses import JSONResponse, PlainTextResponse
-    from starlette.routing import Route
+    from starlette.routing import Mount, Route
 
     token = _token(host.order.env.get("TDIE_API_TOKEN_FILE", ""))
 
@@ -96,6 +97,7 @@ def application(host: Host, shut_down: Callable[[], None]) -> Starlette:
             Route(f"{base}/shutdown", guarded(shutdown), methods=["POST"]),
             Route("/livez", live),
             Route("/readyz", ready),
+            Mount("", ComponentHttp(host)),
         ]
     )
 

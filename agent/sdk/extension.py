@@ -6,7 +6,7 @@ import asyncio
 import logging
 import uuid
 from abc import ABC, abstractmethod
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine, MutableMapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
@@ -153,8 +153,22 @@ class MessagePublisher(Extension):
         raise Refused(f"{type(self).__name__} delivers no messages", code="NO_SUBSCRIBE")
 
 
+HttpApplication: TypeAlias = Callable[
+    [MutableMapping[str, Any], Callable[[], Awaitable[Any]], Callable[[Any], Awaitable[None]]], Awaitable[None]
+]
+"""An ASGI application."""
+
+
 class Component(Extension):
     """Business logic."""
+
+    @property
+    def http(self) -> HttpApplication | None:
+        """An ASGI application that answers on the replica's port beside the host's own API; none unless overridden.
+
+        It is asked for with each request, only while the component is started, and guards itself.
+        """
+        return None
 
     async def receive(self, message: Message) -> None:
         """Work on one message of what the instance subscribes to, one at a time; for components that subscribe.
