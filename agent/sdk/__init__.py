@@ -19,6 +19,7 @@ from agent.sdk.message import Message, MessageInvalid, Subscription, derived_id
 from agent.sdk.periodic import periodic
 from agent.sdk.retrying import finish, pauses, retry
 from agent.sdk.settings import PublisherSettings, Settings
+from agent.sdk.topics import Topics
 
 __all__ = [
     "Component",
@@ -33,6 +34,7 @@ __all__ = [
     "Settings",
     "SettingsError",
     "Subscription",
+    "Topics",
     "derived_id",
     "finish",
     "pauses",
