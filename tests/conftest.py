@@ -8,6 +8,7 @@ import logging
 import os
 import shutil
 import subprocess
+import sys
 import time
 import urllib.error
 import urllib.request
@@ -21,6 +22,10 @@ import structlog
 from agent.consul.process import dev_command, embedded_command, free_ports
 
 ROOT = Path(__file__).resolve().parent.parent
+sys.path.append(str(ROOT))  # tests share a few modules
+
+from tests import servers  # noqa: E402 - found only now
+
 REQUIRED = os.environ.get("TDIE_REQUIRE_CONSUL") == "1"
 NO_CONSUL = "NO REAL CONSUL: run .ci/consul, put consul on PATH or set TDIE_CONSUL"
 
@@ -47,12 +52,18 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
         if REQUIRED:
             pytest.fail(NO_CONSUL, pytrace=False)
         pytest.skip(NO_CONSUL)
+    servers.setup(item)
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    left_out = [each for each in terminalreporter.stats.get("skipped", []) if NO_CONSUL in str(each.longrepr)]
-    if left_out:
-        terminalreporter.write_sep("!", f"{len(left_out)} tests were LEFT OUT: {NO_CONSUL}", red=True, bold=True)
+    skipped = [str(each.longrepr) for each in terminalreporter.stats.get("skipped", [])]
+    for reason in (
+        NO_CONSUL,
+        *(f"NO {program.upper()}: install {debian}" for program, debian in servers.SERVERS.items()),
+    ):
+        count = sum(reason in text for text in skipped)
+        if count:
+            terminalreporter.write_sep("!", f"{count} tests were LEFT OUT: {reason}", red=True, bold=True)
 
 
 @dataclass
