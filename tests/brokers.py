@@ -1,15 +1,19 @@
-"""Servers of others that tests start on free ports of loopback and end themselves."""
+"""Brokers of others, started by tests on free ports of loopback and ended by them; and what arrives from one."""
 
 from __future__ import annotations
 
+import asyncio
 import os
 import signal
 import socket
 import subprocess
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
+
+from agent.sdk import Message, MessagePublisher, Subscription
 
 
 @dataclass
@@ -69,3 +73,27 @@ class Server:
         except OSError:
             return False
         return True
+
+
+@asynccontextmanager
+async def receiving(
+    publisher: MessagePublisher, wanted: Subscription, refusals: int = 0
+) -> AsyncIterator[list[Message]]:
+    """What arrives for the subscription; the first `refusals` deliveries are refused."""
+    taken: list[Message] = []
+    left = refusals
+
+    async def deliver(message: Message) -> None:
+        nonlocal left
+        if left > 0:
+            left -= 1
+            raise ValueError("not now")
+        taken.append(message)
+
+    work = asyncio.create_task(publisher.subscribe(wanted, deliver))
+    try:
+        yield taken
+    finally:
+        work.cancel()
+        with suppress(asyncio.CancelledError):
+            await work

@@ -5,8 +5,7 @@ from __future__ import annotations
 import asyncio
 import shutil
 import sys
-from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import asynccontextmanager, suppress
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +14,9 @@ import pytest
 
 from agent.components import folder
 from agent.errors import Refused, Waiting
-from agent.sdk import Message, MessagePublisher, ObjectState, Subscription
+from agent.sdk import Message, ObjectState, Subscription
 from agent.sdk.testing import publishing, until
-from tests.brokers import Server
+from tests.brokers import Server, receiving
 
 
 def binary() -> str:
@@ -40,30 +39,6 @@ def server(tmp_path: Path, free_port: Callable[[], int]) -> Iterator[Server]:
 def to(server: Server, name: str = "worker.0", **settings: Any) -> Any:
     given = {"servers": f"nats://127.0.0.1:{server.port}", "topic": "orders", **settings}
     return publishing(folder("nats"), given, name=name)
-
-
-@asynccontextmanager
-async def receiving(
-    publisher: MessagePublisher, wanted: Subscription, refusals: int = 0
-) -> AsyncIterator[list[Message]]:
-    """What arrives for the subscription; the first `refusals` deliveries are refused."""
-    taken: list[Message] = []
-    left = refusals
-
-    async def deliver(message: Message) -> None:
-        nonlocal left
-        if left > 0:
-            left -= 1
-            raise ValueError("not now")
-        taken.append(message)
-
-    work = asyncio.create_task(publisher.subscribe(wanted, deliver))
-    try:
-        yield taken
-    finally:
-        work.cancel()
-        with suppress(asyncio.CancelledError):
-            await work
 
 
 @pytest.mark.parametrize("stream", [True, False])
