@@ -20,6 +20,9 @@ from agent import machine
 from agent.api.auth import TokenFile, check_bind
 from agent.api.node_api import NodeFiles, node_app
 from agent.api.packages import NodePackages
+from agent.bus.edge import MachineBus
+from agent.bus.peers import HttpPeers
+from agent.bus.store import ThreadStore
 from agent.client import http_client
 from agent.clock import SystemClock
 from agent.consul.address import Address
@@ -133,6 +136,15 @@ async def _agent(
     installer.look_at_records(await asyncio.to_thread(records.all))
     consul = _consul(settings)
     keeper = OwnKeeper(settings.data)
+    bus = MachineBus(
+        settings.data.absolute() / "bus.sock",
+        ThreadStore(settings.data / "bus.sqlite"),
+        cluster=settings.cluster,
+        node=settings.node,
+        consul=consul,
+        peers=HttpPeers(http, token),
+        clock=clock,
+    )
     edges = Edges(
         clock=clock,
         consul=consul,
@@ -144,11 +156,12 @@ async def _agent(
         uniform=machine.uniform,
         agent=machine.new_id(),
         boot_id=machine.boot_id(),
+        bus=bus,
     )
     agent = Agent(_node_settings(settings, listening.getsockname()[1]), edges)
     manager = PackageManager(store, records, lambda: clock.wall().timestamp())
     packages = NodePackages(agent, store, records, installer, manager)
-    app = node_app(agent, NodeFiles(settings.data, store.archive), packages, token)
+    app = node_app(agent, NodeFiles(settings.data, store.archive), packages, token, bus.bus)
     config = uvicorn.Config(
         app, lifespan="off", log_config=None, access_log=False, timeout_graceful_shutdown=SHUTDOWN, server_header=False
     )

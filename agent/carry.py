@@ -294,6 +294,7 @@ class Carrier:
             environments=self._edges.installer.environments(),
             data=f"{self._settings.replicas}/{order.replica}" if self._settings.replicas else "",
             correlation_id=f"{held.epoch}.{held.generation}" if held else "",
+            bus=self._edges.bus.socket,
         )
 
     def _port(self, replica: str) -> int:

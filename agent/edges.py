@@ -6,6 +6,7 @@ from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Protocol
 
+from agent.bus.edge import NoBus, NodeBus
 from agent.clock import Clock
 from agent.consul.protocol import Consul
 from agent.keeper.protocol import Keeper
@@ -63,3 +64,4 @@ class Edges:
     uniform: Callable[[float, float], float]  # a random number between two, for jitter
     agent: str  # another one each time an agent starts
     boot_id: str
+    bus: NodeBus = field(default_factory=NoBus)

@@ -88,3 +88,12 @@ def controller_service_id(cluster: str, name: str) -> str:
 
 def controller_check_id(cluster: str, name: str) -> str:
     return controller_service_id(cluster, name) + ":beat"
+
+
+def bus_tables(cluster: str) -> str:
+    """Which instances subscribe to what: one or more parts, written by the leader when Git says something else."""
+    return prefix(cluster) + "bus/topics/"
+
+
+def bus_table(cluster: str, part: int) -> str:
+    return bus_tables(cluster) + f"{part:03}"

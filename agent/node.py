@@ -16,9 +16,10 @@ from agent.carry import Carrier, HostTable
 from agent.checks import entry
 from agent.edges import Edges, NodeSettings
 from agent.errors import Invalid, Missing, Refused, TdieError, Waiting
-from agent.keeper.protocol import Code, HostRow
+from agent.keeper.protocol import Code, HostOrder, HostRow
 from agent.keeper.sandbox import DEGRADED as SANDBOX_DEGRADED
 from agent.ledger import Remembered
+from agent.orders import subscriptions_of
 from agent.probes import Probes
 from agent.refusals import StaleLeader
 from agent.register import NameTaken, Registrar
@@ -126,11 +127,13 @@ class Agent:
                 tasks.create_task(self._watch_keeper(), name="watch the keeper's problems")
                 tasks.create_task(self._note_good(), name="note what runs well")
                 tasks.create_task(self._verify_packages(), name="verify packages")
+                tasks.create_task(self._edges.bus.run(self._host_of, self._problem), name="bus")
         except* NameTaken as taken:
             raise taken.exceptions[0] from None
 
     async def close(self) -> None:
-        """The ledger is closed; hosts and their entries in Consul stay, the alias checks say that the agent is gone."""
+        """Ledger and bus are closed; hosts and their entries in Consul stay, the alias checks say that the agent is gone."""
+        await self._edges.bus.close()
         await self._edges.ledger.close()
 
     async def stop_hosts(self, timeout: float = 60.0) -> tuple[str, ...]:
@@ -223,6 +226,7 @@ class Agent:
         self._epoch = held.epoch
         self._carrier.accept(held.assignment)
         self._carrier.ports.update(held.ports)
+        self._edges.bus.know_local(subscriptions_of(held.assignment))
         self.book.say(epoch=held.epoch, accepted=_accepted(held.assignment))
         if held.rebuilt:
             self._problem("STATE_REBUILT", held.rebuilt)
@@ -326,6 +330,7 @@ class Agent:
     def _accept(self, offered: Assignment) -> Accepted:
         before = self._carrier.orders.keys() | self.table.rows.keys()
         self._carrier.accept(offered)
+        self._edges.bus.know_local(subscriptions_of(offered))
         self._problem("STATE_REBUILT", "")
         self._applier.retry_now()
         self.book.say(accepted=_accepted(offered), settled=False)
@@ -336,6 +341,10 @@ class Agent:
             replicas=len(offered.replicas),
         )  # fmt: skip
         return Accepted(epoch=offered.epoch, generation=offered.generation, digest=offered.digest)
+
+    def _host_of(self, pid: int) -> HostOrder | None:
+        """What the host with this process id runs, as the keeper says."""
+        return next((row.order for row in self.table.rows.values() if row.pid == pid), None)
 
     # ------------------------------------------------------------------------------------------- what follows
 

@@ -11,8 +11,9 @@ from typing import Any
 from agent.errors import Invalid, Missing
 from agent.keeper.protocol import Code, HostOrder, HostRow
 from agent.packages.protocol import Installed
+from agent.sdk.message import Subscription
 from agent.steps import environment
-from agent.wire import PackageRef, ReplicaOrder
+from agent.wire import Assignment, PackageRef, ReplicaOrder
 
 _PLACEHOLDER = re.compile(r"\{(settings\.[^{}\s]+|port)\}")
 
@@ -58,6 +59,16 @@ def host_order(
         data=data,
         python=_python(environment(order, installed), environments),
     )
+
+
+def subscriptions_of(assignment: Assignment | None) -> dict[str, tuple[Subscription, ...]]:
+    """What the instances of an assignment subscribe to; those that do not are left out."""
+    found: dict[str, tuple[Subscription, ...]] = {}
+    for order in assignment.replicas if assignment else ():
+        if order.spec.subscribe:
+            wanted = (Subscription(s.topic, s.type) for s in order.spec.subscribe)
+            found[order.instance] = tuple(dict.fromkeys((*found.get(order.instance, ()), *wanted)))
+    return found
 
 
 def renamed(row: HostRow, order: ReplicaOrder, log: str) -> HostOrder:

@@ -6,8 +6,11 @@ import argparse
 import asyncio
 import os
 import shutil
+import sqlite3
 import subprocess
 import sys
+import uuid
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +22,9 @@ from reconciler.up_request import UpRequest, say
 
 ROOT = Path(__file__).resolve().parent.parent
 SAMPLE = ROOT / "sample-repo"
-FOLDERS = (Path("/tmp/tdie-sample/inbox"), Path("/tmp/tdie-sample/orders"))  # what the sample's instances watch
+PLACE = Path("/tmp/tdie-sample")  # where the sample's instances read and write
+FOLDERS = tuple(PLACE / name for name in ("inbox", "orders", "intake"))  # what they watch
+RESULTS = PLACE / "results.sqlite"  # what the workflow ends in
 DEADLINE = 120.0
 
 
@@ -59,7 +64,7 @@ def prepare(folder: Path) -> Path:
         _git(work, "config", "user.name", "You")
         _git(work, "config", "user.email", "you@example.org")
     _git(work, "remote", "add", "origin", str(folder / "origin.git"))
-    commit(work, "sample: three nodes, four instances")
+    commit(work, "sample: three nodes, seven instances")
     return work
 
 
@@ -115,7 +120,8 @@ def check(request: UpRequest, work: Path) -> int:
     try:
         _must(detached.run_detached(request, DEADLINE) == 0, "everything is healthy after the start")
         before = _replicas(request)
-        _must(len(before) == 9, f"9 replicas run, found {len(before)}")
+        _must(len(before) == 13, f"13 replicas run, found {len(before)}")
+        asyncio.run(_workflow())
         greeter = work / "instances" / "greeter.yaml"
         greeter.write_text(greeter.read_text().replace("greeting: Hello", "greeting: Welcome"))
         commit(work, "greet better")
@@ -126,7 +132,7 @@ def check(request: UpRequest, work: Path) -> int:
     finally:
         left = detached.stop(request.data)
     _must(not left, f"nothing is left: {left}")
-    say("demo-check: 4 passed, 0 failed")
+    say("demo-check: 5 passed, 0 failed")
     return 0
 
 
@@ -134,6 +140,25 @@ def _must(true: bool, what: str) -> None:
     if not true:
         raise TdieError(what, code="DEMO_CHECK_FAILED")
     say(f"ok: {what}" if "found" not in what else f"ok: {what.split(', found')[0]}")
+
+
+async def _workflow() -> None:
+    """A file dropped into the watched folder is a row of the database: watcher, processor and writer, over the bus."""
+    name = f"{uuid.uuid4().hex}.txt"
+    (PLACE / "intake" / name).write_text(" hello \n")
+    try:
+        async with asyncio.timeout(DEADLINE):
+            while (found := await asyncio.to_thread(_row, name)) is None:
+                await asyncio.sleep(0.1)
+    except TimeoutError as error:
+        raise TdieError(f"{name} is no row after {DEADLINE:g} s", code="DEMO_CHECK_FAILED") from error
+    _must(found == "HELLO", f"a dropped file is a row in the database, found {found}")
+
+
+def _row(name: str) -> str | None:
+    with closing(sqlite3.connect(RESULTS, timeout=10)) as db:
+        row = db.execute("SELECT content FROM processed WHERE file = ?", (name,)).fetchone()
+    return str(row[0]) if row else None
 
 
 async def _until(request: UpRequest, head: str) -> None:

@@ -16,6 +16,7 @@ from reconciler.execution.leadership import Leadership, LeadershipLost, Term
 from reconciler.execution.locks import NodeLocks
 from reconciler.execution.publish import Publisher, Sent
 from reconciler.execution.record import RecordStore
+from reconciler.execution.topics import Topics
 from reconciler.model.observed import Record
 from reconciler.model.plan import Plan
 from reconciler.observe.fleet import Fleet, HigherEpoch
@@ -121,6 +122,7 @@ class Loop:
             package_url=self._edges.package_url,
         )
         self._settled, self._record_stale = Settled(None), True
+        topics = Topics(self._cluster, term.session, consul=self._edges.consul)
         self.board.leads(term)
         sourced = await self._edges.source.look()  # before `changed`, which then knows what to compare with
         async with asyncio.TaskGroup() as tasks:
@@ -128,7 +130,7 @@ class Loop:
                 self.fleet.follow(term.epoch, term.session, fresh_consul=term.fresh_consul), name="follow the fleet"
             )
             tasks.create_task(self._watch_source(), name="watch Git")
-            tasks.create_task(self._cycles(sourced, publisher, term), name="cycles")
+            tasks.create_task(self._cycles(sourced, publisher, topics, term), name="cycles")
             tasks.create_task(_until_over(term), name="until the term is over")
 
     async def _watch_source(self) -> None:
@@ -136,10 +138,10 @@ class Loop:
             await self._edges.source.changed()
             self._wakeups.wake("git")
 
-    async def _cycles(self, sourced: Sourced, publisher: Publisher, term: Term) -> None:
+    async def _cycles(self, sourced: Sourced, publisher: Publisher, topics: Topics, term: Term) -> None:
         while True:
             try:
-                settled = await self.cycle(sourced, publisher, term)
+                settled = await self.cycle(sourced, publisher, topics, term)
                 wait = self._until(settled)
             except (LeadershipLost, HigherEpoch):
                 raise
@@ -151,7 +153,7 @@ class Loop:
             if reasons & LOOK_AT_GIT:
                 sourced = await self._edges.source.look()
 
-    async def cycle(self, sourced: Sourced, publisher: Publisher, term: Term) -> Settled:
+    async def cycle(self, sourced: Sourced, publisher: Publisher, topics: Topics, term: Term) -> Settled:
         """Look once at what Git and the fleet say, and send what follows from both."""
         self.board.sourced(sourced)
         desired = sourced.desired
@@ -166,6 +168,7 @@ class Loop:
         if decided is self._settled.plan:  # nothing it was made of has changed
             self._settled = replace(self._settled, look_again_at=_earliest(decided.look_again_at, presence_changes))
             return self._settled
+        await topics.publish(desired.instances)  # who subscribes is known before anybody publishes
         sent = await publisher.publish(decided, observed)
         await self.record.put_last_good(desired.commit, desired.subject, term.session)
         again = _earliest(decided.look_again_at, presence_changes)

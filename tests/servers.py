@@ -10,12 +10,8 @@ from pathlib import Path
 import pytest
 
 REQUIRED = os.environ.get("TDIE_REQUIRE_SERVERS") == "1"
-WHERE = f"{os.environ.get('PATH', '')}:/usr/sbin:/lib/systemd:/usr/lib/postgresql/15/bin:/usr/lib/rabbitmq/bin"
-SERVERS: Mapping[str, str] = {  # program -> Debian package
-    "sshd": "openssh-server",
-    "systemd": "systemd",
-    "mosquitto": "mosquitto",
-}
+WHERE = f"{os.environ.get('PATH', '')}:/usr/sbin:/usr/lib/postgresql/15/bin:/usr/lib/rabbitmq/bin"
+SERVERS: Mapping[str, str] = {"sshd": "openssh-server"}  # program -> Debian package
 
 
 def find(program: str) -> Path | None:

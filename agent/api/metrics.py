@@ -4,14 +4,17 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping
+from dataclasses import fields
 
 from prometheus_client import CollectorRegistry, Gauge, generate_latest
+from prometheus_client import Counter as Counted
 
+from agent.bus.values import Figures
 from agent.wire import ReplicaState, Report
 
 
-def metrics_text(report: Report, used: Mapping[int, Mapping[str, float]]) -> bytes:
-    """The figures of one node. `used` holds memory (bytes) and cpuSeconds by process id."""
+def metrics_text(report: Report, used: Mapping[int, Mapping[str, float]], bus: Figures | None = None) -> bytes:
+    """The figures of one node and its bus. `used` holds memory (bytes) and cpuSeconds by process id."""
     registry = CollectorRegistry(auto_describe=False)
 
     def gauge(name: str, text: str, *labels: str) -> Gauge:
@@ -37,4 +40,20 @@ def metrics_text(report: Report, used: Mapping[int, Mapping[str, float]]) -> byt
         if found := used.get(row.pid or 0):
             memory.labels(row.replica).set(found["memory"])
             cpu.labels(row.replica).set(found["cpuSeconds"])
+    if bus is not None:
+        _bus(bus, registry)
     return generate_latest(registry)
+
+
+def _bus(bus: Figures, registry: CollectorRegistry) -> None:
+    for field in fields(bus.counters):
+        text = f"Messages {field.name} since the agent started"
+        Counted(f"tdie_bus_{field.name}", text, registry=registry).inc(getattr(bus.counters, field.name))
+    for name, text, found in (
+        ("tdie_bus_waiting", "Messages on their way", bus.backlog),
+        ("tdie_bus_dead_letters", "Messages that could not be delivered", bus.dead_letters),
+    ):
+        gauge = Gauge(name, text, ("topic", "instance"), registry=registry)
+        for (topic, instance), count in found.items():
+            gauge.labels(topic, instance).set(count)
+    Gauge("tdie_bus_bytes", "Bytes of messages that are not done", registry=registry).set(bus.bytes)

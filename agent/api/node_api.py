@@ -15,9 +15,12 @@ from fastapi.responses import PlainTextResponse, StreamingResponse
 from agent import machine
 from agent.api import problems
 from agent.api.auth import BearerAuth, BodyLimit
+from agent.api.messages import message_routes
 from agent.api.metrics import metrics_text
 from agent.api.packages import NodePackages, package_routes
 from agent.api.uploads import MULTIPART_EXTRA
+from agent.bus import people
+from agent.bus.bus import Bus
 from agent.errors import Invalid, Missing, Waiting
 from agent.node import Agent
 from agent.wire import Accepted, Assignment, Claim, Claimed, ReplicaStatus, Report
@@ -35,14 +38,18 @@ class NodeFiles:
     archive: Callable[[str], bytes]  # a package by digest; blocking, raises Missing
 
 
-def node_app(agent: Agent, files: NodeFiles, packages: NodePackages, token: Callable[[], str]) -> FastAPI:
+def node_app(
+    agent: Agent, files: NodeFiles, packages: NodePackages, token: Callable[[], str], bus: Bus | None = None
+) -> FastAPI:
     """The application; `token` is asked for each request, an empty one lets everybody in."""
     app = FastAPI(title="tdie node API", version=agent.settings.version or "0", docs_url=None, redoc_url=None)
     problems.install(app)
     app.include_router(_commands(agent))
     app.include_router(package_routes(packages))
     app.include_router(_views(agent, files))
-    app.include_router(_health(agent))
+    app.include_router(_health(agent, bus))
+    if bus is not None:
+        app.include_router(message_routes(bus, agent.settings.node))
     largest = packages.store.limits.archive + MULTIPART_EXTRA
     app.add_middleware(BodyLimit, limit=MAX_BODY, uploads={"/api/node/packages": largest})
     app.add_middleware(BearerAuth, token=token)
@@ -123,7 +130,7 @@ def _views(agent: Agent, files: NodeFiles) -> APIRouter:
     return router
 
 
-def _health(agent: Agent) -> APIRouter:
+def _health(agent: Agent, bus: Bus | None) -> APIRouter:
     router = APIRouter(tags=["health"])
 
     @router.get("/livez")
@@ -143,7 +150,8 @@ def _health(agent: Agent) -> APIRouter:
         """Figures for Prometheus."""
         rows = list(agent.book.rows.values())
         used = await asyncio.to_thread(machine.process_figures, [row.pid for row in rows if row.pid])
-        return Response(metrics_text(agent.book.whole(), used), media_type="text/plain; version=0.0.4; charset=utf-8")
+        text = metrics_text(agent.book.whole(), used, people.figures(bus) if bus is not None else None)
+        return Response(text, media_type="text/plain; version=0.0.4; charset=utf-8")
 
     return router
 

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from typing import Any
 
 from agent.errors import TdieError
+from agent.host.inbound import from_bus
 from agent.host.loading import CannotLoad
 from agent.host.members import Members, make
 from agent.host.states import Call, HostState, after
@@ -97,7 +98,7 @@ class Host:
     async def _configure(self) -> None:
         target = after(self.state, Call.CONFIGURE)
         await self._drop()
-        self.members = make(self.order, self._member_changed)
+        self.members = make(self.order, self._member_changed, from_bus)
         self.state, self.cause, self.final = target, "", False
         self._told()
 

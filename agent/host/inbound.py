@@ -1,11 +1,13 @@
-"""Messages on their way to a component: one at a time, from its publisher's transport or from the node's bus."""
+"""Messages on their way to a component: one or a few at a time, from its publisher's transport or from the node's bus."""
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
+from pathlib import Path
 from typing import Any
 
+from agent.bus.client import consume
 from agent.errors import Waiting
 from agent.host.loading import CannotLoad
 from agent.keeper.protocol import HostOrder
@@ -15,8 +17,8 @@ from agent.sdk.message import Message, Subscription, correlation
 FINISHED_WITHIN = 5.0  # seconds a message that is being worked on has when its component is to stop
 ACKNOWLEDGED_WITHIN = 0.2
 
-FromBus = Callable[[HostOrder, Deliver], Awaitable[None]]
-"""Delivers from the node's bus what an order subscribes to, until cancelled."""
+FromBus = Callable[[HostOrder, Deliver, int], Awaitable[None]]
+"""Delivers from the node's bus what an order subscribes to, so many messages at once, until cancelled."""
 
 
 class Inbound:
@@ -29,7 +31,10 @@ class Inbound:
         self._order, self._component = order, component
         self._publisher = publisher if publisher is not None and delivers(publisher) else None
         self._bus = bus
-        self._turn = asyncio.Lock()
+        self._parallel = max(1, component.parallel)
+        self._turns = asyncio.Semaphore(self._parallel)
+        self._busy: set[object] = set()
+        self._idle = asyncio.Event()
         self._open = asyncio.Event()
         self._tasks: Sequence[asyncio.Task[Any]] = ()
         if order.subscriptions and type(component).receive is Component.receive:
@@ -48,17 +53,24 @@ class Inbound:
                 for wanted in (Subscription(*said) for said in self._order.subscriptions)
             ]
         elif self._bus is not None and self._order.subscriptions:
-            self._tasks = [self._component.spawn(_unending(self._bus(self._order, self._deliver)), name="subscribe")]
+            self._tasks = [
+                self._component.spawn(
+                    _unending(self._bus(self._order, self._deliver, self._parallel)), name="subscribe"
+                )
+            ]
 
     async def stop(self) -> None:
-        """No message comes any more; the one being worked on is finished, or given back after 5 s."""
-        busy = self._turn.locked()
+        """No message comes any more; what is being worked on is finished, or given back after 5 s."""
+        busy = bool(self._busy)
         self._open.clear()
         try:
-            async with asyncio.timeout(FINISHED_WITHIN), self._turn:
-                pass
+            async with asyncio.timeout(FINISHED_WITHIN):
+                while self._busy:
+                    self._idle.clear()
+                    await self._idle.wait()
         except TimeoutError:
-            self._component.log.warning("a message is given back: it was not finished in %g s", FINISHED_WITHIN)
+            text = "%d message(s) are given back: they were not finished in %g s"
+            self._component.log.warning(text, len(self._busy), FINISHED_WITHIN)
         if busy and self._tasks:
             await asyncio.wait(self._tasks, timeout=ACKNOWLEDGED_WITHIN)
         for task in self._tasks:
@@ -67,10 +79,12 @@ class Inbound:
         self._tasks = ()
 
     async def _deliver(self, message: Message) -> None:
-        async with self._turn:
+        async with self._turns:
             if not self._open.is_set():
                 raise Waiting("the component stops", code="STOPPING")
             before = correlation.set(message.correlation_id)
+            mine = object()
+            self._busy.add(mine)
             try:
                 await self._component.receive(message)
             except Exception as error:
@@ -80,6 +94,13 @@ class Inbound:
                 raise
             finally:
                 correlation.reset(before)
+                self._busy.discard(mine)
+                self._idle.set()
+
+
+async def from_bus(order: HostOrder, deliver: Deliver, parallel: int) -> None:
+    """Delivers from the bus of the node this host runs on."""
+    await consume(Path(order.bus), deliver, parallel)
 
 
 def delivers(publisher: MessagePublisher) -> bool:

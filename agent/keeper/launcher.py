@@ -40,6 +40,8 @@ def environment(order: HostOrder, launch: str, keeper: str) -> dict[str, str]:
     more = {"TDIE_CORRELATION_ID": order.correlation_id} if order.correlation_id else {}
     if order.data:
         more["TDIE_DATA_DIR"] = order.data
+    if order.bus:
+        more["TDIE_BUS"] = order.bus
     if order.port:
         more["TDIE_PORT"] = str(order.port)
     if order.runtime == "exec":

@@ -160,7 +160,9 @@ HttpApplication: TypeAlias = Callable[
 
 
 class Component(Extension):
-    """Business logic."""
+    """Business logic. `parallel` is how many messages a replica works on at once."""
+
+    parallel: int = 1
 
     @property
     def http(self) -> HttpApplication | None:
@@ -171,7 +173,7 @@ class Component(Extension):
         return None
 
     async def receive(self, message: Message) -> None:
-        """Work on one message of what the instance subscribes to, one at a time; for components that subscribe.
+        """Work on one message of what the instance subscribes to; for components that subscribe.
 
         Returning acknowledges it. Raising, or the end of the process, has it tried again: a message may come twice, with
         the same id. What is published meanwhile carries its correlation id.

@@ -1,0 +1,51 @@
+"""Who subscribes to what, told to the agents through Consul before they are told to run it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from agent import keys
+from agent.bus.table import Table
+from agent.consul.protocol import Consul, TxnOp
+from agent.sdk.message import Subscription
+from reconciler.model.desired import InstanceSpec
+
+_MOST_PARTS = 60  # a transaction has at most 64 operations
+
+
+class Topics:
+    """Writes the table of subscriptions when Git says something else than Consul. One for each leadership."""
+
+    def __init__(self, cluster: str, session: str, *, consul: Consul) -> None:
+        self._cluster, self._session, self._consul = cluster, session, consul
+        self._written: tuple[bytes, ...] | None = None
+
+    async def publish(self, instances: Mapping[str, InstanceSpec]) -> None:
+        """Consul holds the table of these instances; a cluster without messages has none."""
+        parts = table_of_instances(instances).parts()
+        if parts == self._written:
+            return
+        held = await self._consul.get_all(keys.bus_tables(self._cluster))
+        talks = held or any(i.spec.subscribe or i.spec.publisher for i in instances.values())
+        if talks and tuple(entry.value for entry in held) != parts:
+            await self._write(parts, len(held))
+        self._written = parts
+
+    async def _write(self, parts: tuple[bytes, ...], held: int) -> None:
+        if len(parts) > _MOST_PARTS:
+            raise ValueError(f"the table of subscriptions has {len(parts)} parts; {_MOST_PARTS} fit")
+        ops = [TxnOp("check-session", keys.leader(self._cluster), session=self._session)]
+        ops += [TxnOp("set", keys.bus_table(self._cluster, n), part) for n, part in enumerate(parts)]
+        ops += [TxnOp("delete", keys.bus_table(self._cluster, n)) for n in range(len(parts), held)]
+        await self._consul.txn(ops)
+
+
+def table_of_instances(instances: Mapping[str, InstanceSpec]) -> Table:
+    """What all instances of a commit subscribe to."""
+    return Table(
+        {
+            name: tuple(Subscription(s.topic, s.type) for s in instance.spec.subscribe)
+            for name, instance in instances.items()
+            if instance.spec.subscribe
+        }
+    )

@@ -1,0 +1,139 @@
+"""The sample's workflow over the bus, on three nodes, while its hosts and agents are killed: each file is one row.
+
+`TDIE_FILES=1000` drops a thousand files instead of two hundred.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import shutil
+import sqlite3
+import time
+from collections.abc import Iterator
+from contextlib import closing, suppress
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.conftest import ConsulServer
+from tests.e2e.system import System, cluster, instance, package, system, until
+
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(300)]
+
+SAMPLE = Path(__file__).resolve().parents[2] / "sample-repo" / "packages"
+FILES = int(os.environ.get("TDIE_FILES", "200"))
+STEP = max(1, FILES // 20)  # files dropped at once
+EVERY = 0.5  # seconds between two kills
+RESTART = {"attempts": 1000, "delay": "100ms", "interval": "10m"}
+
+
+def documents(made: System) -> dict[str, str | None]:
+    """The workflow: one watcher, a processor on every node, one writer on another node than the watcher."""
+    common: dict[str, Any] = {"restart": RESTART}
+    bus = "bus@1.0.0"
+    return {
+        "watch.yaml": None,
+        "sleep.yaml": None,
+        "each.yaml": None,
+        "cluster.yaml": cluster(made.name, sync={"maxPrune": "100%"}),
+        "packages.yaml": "---\n".join(
+            (
+                package("file-watcher", "1.1.0", builtin="file-watcher"),
+                package("bus", builtin="bus"),
+                *(package(name, path=f"packages/{name}") for name in ("file-processor", "database-writer")),
+            )
+        ),
+        "workflow.yaml": "---\n".join(
+            (
+                instance(
+                    "intake", package="file-watcher@^1.0", replicas=1, settings={"path": str(made.inbox)},
+                    publisher={"package": bus, "settings": {"topic": "files"}},
+                    placement={"where": "zone == 'n1'"}, **common,
+                ),
+                instance(
+                    "processor", package="file-processor@1.0.0", perNode=1,
+                    settings={"inputPath": str(made.inbox), "watch": False, "retryDelaySeconds": 0.1, "maxRetries": 1},
+                    subscribe=[{"topic": "files", "type": "FileWatcherMessage"}],
+                    publisher={
+                        "package": bus,
+                        "settings": {"topic": "pulse", "routes": [{"type": "FileProcessed", "topic": "processed"}]},
+                    },
+                    **common,
+                ),
+                instance(
+                    "writer", package="database-writer@1.0.0", replicas=1,
+                    settings={"database": str(made.folder / "rows.sqlite"), "table": "processed"},
+                    subscribe=[{"topic": "processed"}], placement={"where": "zone == 'n2'"}, **common,
+                ),
+            )
+        ),
+    }  # fmt: skip
+
+
+@pytest.fixture
+def workflow(consul_server: ConsulServer) -> Iterator[System]:
+    with system(consul_server.http) as made:
+        for name in ("file-processor", "database-writer"):
+            shutil.copytree(SAMPLE / name, made.repo.work / "packages" / name)
+        made.repo.push(documents(made), "workflow")
+        made.up()
+        yield made
+
+
+def _drop(inbox: Path, numbers: range) -> tuple[set[str], set[str]]:
+    """Names of good and bad files that are in the folder now, each of them there as a whole."""
+    good: set[str] = set()
+    bad: set[str] = set()
+    for number in numbers:
+        name = f"{number:04}.txt"
+        wrong = number % 25 == 7
+        (bad if wrong else good).add(name)
+        (inbox / name).write_bytes(b"\xff\xfe\xfd" if wrong else f" file {number} \n".encode())
+    return good, bad
+
+
+def _rows(database: Path) -> list[tuple[str, str]]:
+    with closing(sqlite3.connect(database, timeout=10)) as db:
+        return db.execute("SELECT file, content FROM processed").fetchall()
+
+
+def _kill_one(made: System, chance: random.Random) -> str:
+    """SIGKILL to an agent or a host, whichever it is; nothing when it is not up at this moment."""
+    victim = chance.choice(
+        [*("agent n1", "agent n2", "agent n3"), "intake.0", "writer.0", *(f"processor.n{n}.0" for n in (1, 2, 3))]
+    )
+    found = made.processes("agent", victim.split()[1]) if victim.startswith("agent") else made.hosts(victim)
+    for pid in found:
+        with suppress(ProcessLookupError):
+            os.kill(pid, 9)
+    return victim if found else ""
+
+
+def test_each_file_is_one_row_while_hosts_and_agents_are_killed(workflow: System) -> None:
+    made, chance = workflow, random.Random(20)
+    database, inbox = made.folder / "rows.sqlite", made.inbox
+    began = time.monotonic()
+    killed: list[str] = []
+    good, bad = _drop(inbox, range(STEP))
+
+    def all_there() -> bool:
+        return len(_rows(database)) >= len(good) and {p.name for p in (inbox / "error").iterdir()} == bad
+
+    for first in range(STEP, FILES, STEP):  # files and kills take turns
+        time.sleep(EVERY)
+        killed.append(_kill_one(made, chance))
+        more_good, more_bad = _drop(inbox, range(first, min(first + STEP, FILES)))
+        good, bad = good | more_good, bad | more_bad
+    until(all_there, "every file is a row or in the error folder", seen=lambda: _seen(made, database), within=120)
+    made.settled()
+    rows = _rows(database)
+    text = f"{FILES} files, {sum(map(bool, killed))} kills, {time.monotonic() - began:.1f} s, {len(rows)} rows"
+    print(text)  # noqa: T201 - the figure of this run, shown by -s
+    assert sorted(rows) == sorted((name, f"FILE {int(name[:4])}") for name in good)  # none missing, none twice
+
+
+def _seen(made: System, database: Path) -> str:
+    names = sorted(p.name for p in made.inbox.iterdir())
+    return f"{len(_rows(database))} rows; in the folder: {names}\n{made.logs()}"
