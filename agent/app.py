@@ -33,6 +33,7 @@ from agent.keeper.client import KeeperClient
 from agent.keeper.ensure import SOCKET, ensure_keeper
 from agent.keeper.protocol import HostRow
 from agent.ledger import SqliteLedger
+from agent.logfiles import keep_bounded
 from agent.node import Agent
 from agent.packages.environments import Environments
 from agent.packages.install import PackageInstaller
@@ -80,7 +81,7 @@ async def run_agent(settings: AgentSettings, *, stop_hosts: bool = False) -> Non
         loop.add_signal_handler(number, stopping.set)
     with _only_one(settings.data), _listening(settings.bind, settings.port) as listening:
         async with _agent(settings, listening, token) as (agent, server, keeper):
-            running = asyncio.create_task(_run(agent, server, listening), name="agent")
+            running = asyncio.create_task(_run(agent, server, listening, settings), name="agent")
             stop = asyncio.create_task(stopping.wait(), name="stop")
             await asyncio.wait({running, stop}, return_when=asyncio.FIRST_COMPLETED)
             await _end(running, stop)
@@ -92,11 +93,14 @@ async def run_agent(settings: AgentSettings, *, stop_hosts: bool = False) -> Non
                 log.info("agent stopped; its hosts keep running", hosts=len(up), replicas=up[:20])
 
 
-async def _run(agent: Agent, server: ApiServer, listening: socket.socket) -> None:
+async def _run(agent: Agent, server: ApiServer, listening: socket.socket, settings: AgentSettings) -> None:
     serving = asyncio.create_task(server.serve(sockets=[listening]), name="node api")
+    logs = keep_bounded(settings.data / "logs", largest=settings.log_size, keep=settings.log_parts, here=agent.knows)
+    bounding = asyncio.create_task(logs, name="keep logs bounded")
     try:
         await agent.run()
     finally:
+        bounding.cancel()
         server.should_exit = True
         agent.book.close()
         await asyncio.wait({serving}, timeout=SHUTDOWN + 1)

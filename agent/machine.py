@@ -185,23 +185,3 @@ def process_figures(pids: Collection[int]) -> dict[int, dict[str, float]]:
         except psutil.Error:
             continue  # it ended meanwhile, or is not ours to look at
     return found
-
-
-def tail(path: Path, lines: int, limit: int = 1 << 20) -> str:
-    """The last lines of a file, at most `limit` bytes; empty while there is no file."""
-    try:
-        with path.open("rb") as file:
-            size = file.seek(0, os.SEEK_END)
-            file.seek(max(0, size - limit))
-            text = file.read(limit)
-    except FileNotFoundError:
-        return ""
-    return b"\n".join(text.rstrip(b"\n").split(b"\n")[-lines:]).decode(errors="replace") + ("\n" if text else "")
-
-
-def size_of(path: Path) -> int:
-    """Bytes of a file, 0 while there is none."""
-    try:
-        return path.stat().st_size
-    except FileNotFoundError:
-        return 0

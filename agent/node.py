@@ -320,6 +320,10 @@ class Agent:
             raise Missing(f"no process '{replica}' on {self.settings.node}")
         await self._edges.keeper.stop(replica)
 
+    def knows(self, replica: str) -> bool:
+        """It is ordered here, or the keeper has a row of it; also while that is not known yet."""
+        return not self.ready or replica in self._carrier.orders or replica in self.table.rows
+
     def log_path(self, replica: str) -> str:
         """Where the replica's log is, also after it stopped."""
         row = self.table.rows.get(replica)

@@ -93,6 +93,8 @@ class AgentSettings(LayeredSettings):
     capacity: Capacity = Capacity()
     beat_ttl: float = Field(15.0, ge=1.0)
     packages: PackageSettings = Field(default_factory=lambda: PackageSettings())
+    log_size: int = Field(64 << 20, ge=1 << 16, description="Bytes of a replica's log before it is begun anew.")
+    log_parts: int = Field(3, ge=0, le=100, description="Older parts of each log that stay.")
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     log_format: Literal["auto", "json", "text"] = "auto"
 

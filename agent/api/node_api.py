@@ -12,7 +12,7 @@ from typing import Annotated, Any
 from fastapi import APIRouter, FastAPI, Query, Response
 from fastapi.responses import PlainTextResponse, StreamingResponse
 
-from agent import machine
+from agent import logfiles, machine
 from agent.api import problems
 from agent.api.auth import BearerAuth, BodyLimit
 from agent.api.messages import message_routes
@@ -118,7 +118,7 @@ def _views(agent: Agent, files: NodeFiles) -> APIRouter:
         path = Path(agent.log_path(replica))
         if follow:
             return StreamingResponse(_follow(path, lines), media_type="text/plain; charset=utf-8")
-        return PlainTextResponse(await asyncio.to_thread(machine.tail, path, lines))
+        return PlainTextResponse(await asyncio.to_thread(logfiles.tail, path, lines))
 
     @router.get("/packages/{digest}", response_class=Response)
     async def package(digest: str) -> Response:
@@ -174,8 +174,8 @@ def _with_figures(rows: list[ReplicaStatus]) -> list[dict[str, Any]]:
 
 async def _follow(path: Path, lines: int) -> AsyncIterator[str]:
     """The end of the file, then what is appended; a file that was begun anew is read from its start."""
-    at = await asyncio.to_thread(machine.size_of, path)
-    yield await asyncio.to_thread(machine.tail, path, lines)
+    at = await asyncio.to_thread(logfiles.size_of, path)
+    yield await asyncio.to_thread(logfiles.tail, path, lines)
     while True:
         await asyncio.sleep(0.25)
         text, at = await asyncio.to_thread(_appended, path, at)
