@@ -10,8 +10,12 @@ from pathlib import Path
 import pytest
 
 REQUIRED = os.environ.get("TDIE_REQUIRE_SERVERS") == "1"
-WHERE = f"{os.environ.get('PATH', '')}:/usr/sbin:/usr/lib/postgresql/15/bin:/usr/lib/rabbitmq/bin"
-SERVERS: Mapping[str, str] = {"sshd": "openssh-server"}  # program -> Debian package
+WHERE = f"{os.environ.get('PATH', '')}:/usr/sbin:/lib/systemd:/usr/lib/postgresql/15/bin:/usr/lib/rabbitmq/bin"
+SERVERS: Mapping[str, str] = {  # program -> Debian package
+    "sshd": "openssh-server",
+    "systemd": "systemd",
+    "mosquitto": "mosquitto",
+}
 
 
 def find(program: str) -> Path | None:

@@ -16,6 +16,7 @@
 from agent.sdk.errors import SettingsError
 from agent.sdk.extension import Component, Deliver, Extension, InstanceId, MessagePublisher, ObjectState
 from agent.sdk.message import Message, MessageInvalid, Subscription, derived_id
+from agent.sdk.payload import decoded, encoded
 from agent.sdk.periodic import periodic
 from agent.sdk.retrying import finish, pauses, retry
 from agent.sdk.settings import PublisherSettings, Settings
@@ -35,7 +36,9 @@ __all__ = [
     "SettingsError",
     "Subscription",
     "Topics",
+    "decoded",
     "derived_id",
+    "encoded",
     "finish",
     "pauses",
     "periodic",

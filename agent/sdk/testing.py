@@ -17,8 +17,10 @@ import asyncio
 import json
 import logging
 import tempfile
-from collections.abc import AsyncIterator, Callable, Mapping
-from contextlib import asynccontextmanager
+import weakref
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from contextlib import asynccontextmanager, contextmanager
+from contextvars import ContextVar
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
@@ -66,8 +68,9 @@ class Collected(MessagePublisher):
 class Running:
     """A component at work, and what it said."""
 
-    def __init__(self, component: Component, publisher: Collected) -> None:
+    def __init__(self, component: Component, publisher: Collected, tasks: _Tasks) -> None:
         self.component, self.publisher = component, publisher
+        self._tasks = tasks
         self._taken = 0
 
     @property
@@ -106,7 +109,8 @@ class Running:
         """The component received the message; what it raised comes out, as a host would have it tried again."""
         before = correlation.set(message.correlation_id)
         try:
-            await self.component.receive(message)
+            with self._tasks.owning():
+                await self.component.receive(message)
         finally:
             correlation.reset(before)
 
@@ -135,8 +139,9 @@ async def running(
         services = _services(name, Settings(values, label), Sourced(collected, order), data or Path(folder))
         component = construct(found, services, **given)
         assert isinstance(component, Component)
-        async with _life(Members(component, collected)):
-            yield Running(component, collected)
+        tasks = _Tasks()
+        async with _life(Members(component, collected), tasks):
+            yield Running(component, collected, tasks)
 
 
 @asynccontextmanager
@@ -154,7 +159,7 @@ async def publishing(
     with tempfile.TemporaryDirectory(prefix="tdie-test-") as folder:
         publisher = construct(found, _services(name, own, None, data or Path(folder)), **given)
         assert isinstance(publisher, MessagePublisher)
-        async with _life(Members(_Nothing(), publisher)):
+        async with _life(Members(_Nothing(), publisher), _Tasks()):
             yield publisher
 
 
@@ -176,16 +181,21 @@ class _Nothing(Component):
 
 
 @asynccontextmanager
-async def _life(members: Members) -> AsyncIterator[None]:
-    before = asyncio.all_tasks()
-    await members.start()
+async def _life(members: Members, tasks: _Tasks) -> AsyncIterator[None]:
+    loop = asyncio.get_running_loop()
+    factory = loop.get_task_factory()
+    loop.set_task_factory(_counting)
     try:
-        yield
-    except BaseException:
-        await _end(members)
-        raise
-    await _end(members)
-    await _nothing_left(before)
+        with tasks.owning():
+            await members.start()
+        try:
+            yield
+        finally:
+            with tasks.owning():
+                await _end(members)
+        await tasks.over()
+    finally:
+        loop.set_task_factory(factory)
 
 
 async def _end(members: Members) -> None:
@@ -195,15 +205,38 @@ async def _end(members: Members) -> None:
         await members.close()
 
 
-async def _nothing_left(before: set[asyncio.Task[Any]]) -> None:
-    """Every task that was made since is done; a component that leaves one behind would leave it in its host too."""
-    end = asyncio.get_running_loop().time() + ENDS_WITHIN
-    while left := asyncio.all_tasks() - before - {asyncio.current_task()}:
-        if asyncio.get_running_loop().time() > end:
-            raise AssertionError(
-                f"tasks left behind after close: {', '.join(sorted(task.get_name() for task in left))}"
-            )
-        await asyncio.sleep(0.005)
+class _Tasks:
+    """The tasks that one component began, also those that its tasks began."""
+
+    def __init__(self) -> None:
+        self.begun: weakref.WeakSet[asyncio.Task[Any]] = weakref.WeakSet()
+
+    @contextmanager
+    def owning(self) -> Iterator[None]:
+        """What is begun from here belongs to it."""
+        before = _OWNER.set(self)
+        try:
+            yield
+        finally:
+            _OWNER.reset(before)
+
+    async def over(self) -> None:
+        """Every task is done; one that a component leaves behind would be left in its host too."""
+        end = asyncio.get_running_loop().time() + ENDS_WITHIN
+        while left := [task.get_name() for task in self.begun if not task.done()]:
+            if asyncio.get_running_loop().time() > end:
+                raise AssertionError(f"tasks left behind after close: {', '.join(sorted(left))}")
+            await asyncio.sleep(0.005)
+
+
+_OWNER: ContextVar[_Tasks | None] = ContextVar("tdie_owner", default=None)
+
+
+def _counting(loop: asyncio.AbstractEventLoop, work: Any, **options: Any) -> asyncio.Task[Any]:
+    task = asyncio.Task(work, loop=loop, **options)
+    if (owner := _OWNER.get()) is not None:
+        owner.begun.add(task)
+    return task
 
 
 def _found(
