@@ -15,6 +15,7 @@ SERVERS: Mapping[str, str] = {  # program -> Debian package
     "sshd": "openssh-server",
     "systemd": "systemd",
     "mosquitto": "mosquitto",
+    "rabbitmq-server": "rabbitmq-server",
 }
 
 
