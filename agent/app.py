@@ -23,6 +23,7 @@ from agent.api.packages import NodePackages
 from agent.bus.edge import MachineBus
 from agent.bus.peers import HttpPeers
 from agent.bus.store import ThreadStore
+from agent.bus.values import Limits
 from agent.client import http_client
 from agent.clock import SystemClock
 from agent.consul.address import Address
@@ -148,6 +149,7 @@ async def _agent(
         consul=consul,
         peers=HttpPeers(http, token),
         clock=clock,
+        limits=Limits(attempts=settings.message_attempts, first_pause=settings.message_pause),
     )
     edges = Edges(
         clock=clock,

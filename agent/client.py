@@ -98,6 +98,14 @@ class NodeClient:
     async def kill(self, api: str, package: str, replica: str) -> None:
         await self._ask("PUT", f"{api}/api/node/processes/{quote(package, safe='')}/{quote(replica, safe='')}/kill")
 
+    async def messages(self, api: str, method: str, path: str, params: Mapping[str, str]) -> Any:
+        """The answer at this path below /api/node/messages."""
+        answer = await self._ask(method, f"{api}/api/node/messages{path}", params=params)
+        try:
+            return answer.json()
+        except ValueError as error:
+            raise Waiting(f"{_host(api)}: the answer makes no sense", code="BAD_ANSWER") from error
+
     async def close(self) -> None:
         """No connection is open any more."""
         await self._http.aclose()

@@ -95,6 +95,10 @@ class AgentSettings(LayeredSettings):
     packages: PackageSettings = Field(default_factory=lambda: PackageSettings())
     log_size: int = Field(64 << 20, ge=1 << 16, description="Bytes of a replica's log before it is begun anew.")
     log_parts: int = Field(3, ge=0, le=100, description="Older parts of each log that stay.")
+    message_attempts: int = Field(10, ge=1, description="A message that failed so often becomes a dead letter.")
+    message_pause: float = Field(
+        0.5, gt=0, description="Seconds before the second attempt; each further pause is twice as long."
+    )
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     log_format: Literal["auto", "json", "text"] = "auto"
 

@@ -24,6 +24,7 @@ from agent.clock import SystemClock
 from agent.consul.address import Address
 from agent.consul.client import ConsulClient
 from agent.errors import TdieError
+from reconciler.api.messages import message_routes
 from reconciler.api.metrics import metrics_text
 from reconciler.api.routes import routes
 from reconciler.api.uploads import LARGEST, upload_routes
@@ -98,6 +99,7 @@ def build_api(loop: Loop, source: GitSource, nodes: NodeClient, clock: SystemClo
     problems.install(app)
     app.include_router(routes(loop, source, nodes, clock, git))
     app.include_router(upload_routes(loop, source))
+    app.include_router(message_routes(loop.board, nodes))
 
     @app.get("/metrics", response_class=PlainTextResponse)
     async def metrics() -> Response:

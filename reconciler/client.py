@@ -44,6 +44,10 @@ class MasterClient:
         """What the controller answers to this request of a person."""
         return self._call("POST", path, json=body, timeout=15.0).json()
 
+    def delete(self, path: str) -> Any:
+        """What the controller answers to this request of a person."""
+        return self._call("DELETE", path, timeout=15.0).json()
+
     def upload(self, path: str, archive: Path) -> Any:
         """What the controller answers to this package."""
         with archive.open("rb") as file:

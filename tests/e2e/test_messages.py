@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import random
 import shutil
@@ -72,9 +73,9 @@ def documents(made: System) -> dict[str, str | None]:
     }  # fmt: skip
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def workflow(consul_server: ConsulServer) -> Iterator[System]:
-    with system(consul_server.http) as made:
+    with system(consul_server.http, environ={"TDIE_AGENT_MESSAGE_PAUSE": "0.01"}) as made:
         for name in ("file-processor", "database-writer"):
             shutil.copytree(SAMPLE / name, made.repo.work / "packages" / name)
         made.repo.push(documents(made), "workflow")
@@ -132,6 +133,40 @@ def test_each_file_is_one_row_while_hosts_and_agents_are_killed(workflow: System
     text = f"{FILES} files, {sum(map(bool, killed))} kills, {time.monotonic() - began:.1f} s, {len(rows)} rows"
     print(text)  # noqa: T201 - the figure of this run, shown by -s
     assert sorted(rows) == sorted((name, f"FILE {int(name[:4])}") for name in good)  # none missing, none twice
+
+
+def test_a_dead_letter_is_seen_retried_and_dropped(workflow: System) -> None:
+    made, database = workflow, workflow.folder / "rows.sqlite"
+    with closing(sqlite3.connect(database, timeout=10)) as db, db:
+        db.execute("ALTER TABLE processed RENAME TO hidden")  # from now on the writer fails
+    names, _ = _drop(made.inbox, range(9000, 9002))
+
+    def dead() -> list[dict[str, Any]]:
+        done = made.asked("messages", "list", "--state", "dead", "-o", "json")
+        assert done.returncode == 0, done.stderr
+        found: list[dict[str, Any]] = json.loads(done.stdout)["items"]
+        return found
+
+    rows = until(lambda: found if len(found := dead()) == 2 else None, "two dead letters", seen=made.logs)
+    assert {row["instance"] for row in rows} == {"writer"}
+    assert {row["error"] for row in rows} == {"OperationalError: no such table: processed"}
+    made.see(
+        lambda s: any(p["code"] == "BUS_DEAD_LETTERS" for n in s["nodes"] for p in n["problems"]), "status says so"
+    )
+    shown = made.asked("messages", "show", rows[0]["id"])
+    assert '"type": "FileProcessed"' in shown.stdout, shown.stderr
+    with closing(sqlite3.connect(database, timeout=10)) as db, db:
+        db.execute("ALTER TABLE hidden RENAME TO processed")
+    dropped = made.asked("messages", "drop", rows[0]["id"])
+    assert dropped.stdout == "1 message(s) dropped\n", dropped.stderr
+    retried = made.asked("messages", "retry", "--all")
+    assert retried.stdout == "1 dead letter(s) are tried again\n", retried.stderr
+    until(lambda: names & {file for file, _ in _rows(database)}, "the retried one is a row", seen=made.logs)
+    assert len(names & {file for file, _ in _rows(database)}) == 1
+    assert dead() == []
+    again = made.asked("messages", "drop", rows[0]["id"])
+    assert (again.returncode, "MESSAGE_UNKNOWN" in again.stderr) == (1, True)
+    assert made.asked("messages", "retry").returncode == 1
 
 
 def _seen(made: System, database: Path) -> str:
