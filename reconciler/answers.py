@@ -77,7 +77,9 @@ def node(view: NodeView, desired: DesiredState | None, now: Monotonic) -> dict[s
         "for": round(now - view.since, 1),
         "detail": view.detail,
         "listed": listed,
-        "cordoned": bool(listed and desired and desired.cluster.nodes[view.name].cordoned),
+        "cordoned": view.wish is not None or bool(listed and desired and desired.cluster.nodes[view.name].cordoned),
+        "draining": view.wish is not None and view.wish.drain,
+        "wish": str(view.wish) if view.wish else "",
         "lockedBy": view.locked_by,
         "replicas": len(view.replicas),
         "healthy": sum(row.healthy for row in rows),
@@ -142,7 +144,7 @@ def _instance(
 
 
 def wanted(name: str, desired: DesiredState, observed: ObservedState) -> int:
-    """How many replicas Git asks for; `perNode` counts the listed nodes that `where` matches."""
+    """How many replicas should run; `perNode` counts the listed nodes that `where` matches and nobody drains."""
     spec = desired.instances.get(name)
     if spec is None:
         return 0
@@ -150,7 +152,10 @@ def wanted(name: str, desired: DesiredState, observed: ObservedState) -> int:
         return spec.replicas
     matching = 0
     for node in desired.cluster.nodes.values():
-        registered = observed.nodes[node.name].labels if node.name in observed.nodes else {}
+        view = observed.nodes.get(node.name)
+        if view is not None and view.wish is not None and view.wish.drain:
+            continue
+        registered = view.labels if view is not None else {}
         matching += matches(spec.placement.where, {**registered, **node.labels}, node.name)
     return (spec.per_node or 0) * matching
 

@@ -26,6 +26,7 @@ from agent.consul.client import ConsulClient
 from agent.errors import TdieError
 from reconciler.api.messages import message_routes
 from reconciler.api.metrics import metrics_text
+from reconciler.api.node_wishes import node_wish_routes
 from reconciler.api.routes import routes
 from reconciler.api.uploads import LARGEST, upload_routes
 from reconciler.api.uploads import PATH as UPLOADS
@@ -100,6 +101,7 @@ def build_api(loop: Loop, source: GitSource, nodes: NodeClient, clock: SystemClo
     app.include_router(routes(loop, source, nodes, clock, git))
     app.include_router(upload_routes(loop, source))
     app.include_router(message_routes(loop.board, nodes))
+    app.include_router(node_wish_routes(loop, loop.node_wishes))
 
     @app.get("/metrics", response_class=PlainTextResponse)
     async def metrics() -> Response:

@@ -44,8 +44,12 @@ class MasterClient:
         """What the controller answers to this request of a person."""
         return self._call("POST", path, json=body, timeout=15.0).json()
 
+    def put(self, path: str, body: Any = None) -> Any:
+        """What the controller answers to this wish of a person."""
+        return self._call("PUT", path, json=body, timeout=15.0).json()
+
     def delete(self, path: str) -> Any:
-        """What the controller answers to this request of a person."""
+        """What the controller answers when a person takes something back."""
         return self._call("DELETE", path, timeout=15.0).json()
 
     def upload(self, path: str, archive: Path) -> Any:

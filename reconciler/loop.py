@@ -14,6 +14,7 @@ from reconciler.board import Board
 from reconciler.edges import Edges
 from reconciler.execution.leadership import Leadership, LeadershipLost, Term
 from reconciler.execution.locks import NodeLocks
+from reconciler.execution.node_wishes import NodeWishes
 from reconciler.execution.publish import Publisher, Sent
 from reconciler.execution.record import RecordStore
 from reconciler.execution.topics import Topics
@@ -61,6 +62,7 @@ class Loop:
         self._wakeups = wakeups
         self.board = board
         self.record = RecordStore(cluster, consul=edges.consul, clock=edges.clock)
+        self.node_wishes = NodeWishes(cluster, consul=edges.consul, clock=edges.clock)
         self.fleet = Fleet(
             cluster,
             consul=edges.consul,

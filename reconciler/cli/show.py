@@ -66,11 +66,17 @@ def nodes(rows: list[dict[str, Any]]) -> list[str]:
     cells = [
         [
             node["name"],
-            node["presence"] + (", cordoned" if node["cordoned"] else "") + ("" if node["listed"] else ", not in Git"),
+            node["presence"]
+            + (", drained" if node["draining"] else ", cordoned" if node["cordoned"] else "")
+            + ("" if node["listed"] else ", not in Git"),
             f"{node['healthy']}/{node['replicas']}",
             _age(node["for"]),
             node["assignment"],
-            "; ".join(filter(None, [node["detail"], f"locked by {node['lockedBy']}" if node["lockedBy"] else ""])),
+            "; ".join(
+                filter(
+                    None, [node["detail"], node["wish"], f"locked by {node['lockedBy']}" if node["lockedBy"] else ""]
+                )
+            ),
         ]
         for node in rows
     ]

@@ -40,6 +40,23 @@ class ReplicaView:
 
 
 @dataclass(frozen=True, slots=True)
+class NodeWish:
+    """What a person wants of a node besides what Git says: nothing new there (cordon), or nothing there at all (drain).
+
+    After `deadline` what is left is stopped even if it has no other place or too few of it would be left.
+    """
+
+    who: str
+    why: str = ""
+    since: str = ""  # ISO 8601, for people
+    drain: bool = False
+    deadline: Monotonic | None = None
+
+    def __str__(self) -> str:
+        return f"{'drained' if self.drain else 'cordoned'} by {self.who}" + (f": {self.why}" if self.why else "")
+
+
+@dataclass(frozen=True, slots=True)
 class NodeView:
     """One node. `assignment` is what this leader sent last, else what the node had in force when it was claimed.
 
@@ -60,6 +77,7 @@ class NodeView:
     capacity: Capacity = Capacity()  # as registered; Git's declaration goes over it
     may_run: frozenset[str] | None = None  # of a node never heard of: replicas that Consul shows there; None: not known
     locked_by: str = ""  # who holds the node lock to say "not now", with the reason
+    wish: NodeWish | None = None
     problems: tuple[NodeProblem, ...] = ()
     manual: tuple[str, ...] = ()  # what was started or uploaded there by hand and is not owned by Git, for people
     api: str = ""

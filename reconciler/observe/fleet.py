@@ -15,8 +15,8 @@ from agent.clock import Clock, Monotonic
 from agent.consul.protocol import Consul, KeyValue, ServiceHealth
 from agent.errors import Refused, TdieError
 from agent.wire import Assignment, Claim, Report
-from reconciler.model.observed import NodeView, ObservedState, Presence
-from reconciler.observe import views
+from reconciler.model.observed import NodeView, NodeWish, ObservedState, Presence
+from reconciler.observe import views, wishes
 from reconciler.observe.witness import Finding, Says, Witness, presence
 
 log = structlog.get_logger("observe")
@@ -77,6 +77,7 @@ class Fleet:
         self._nodes: dict[str, _Node] = {}
         self._epoch = 0
         self._locks: Mapping[str, str] = {}
+        self._wishes: dict[str, NodeWish | None] = {}
         self._patience_until = Monotonic(0.0)  # until then an absent catalog entry proves nothing
         self._snapshot: tuple[object, ObservedState, Monotonic | None] | None = None
         self.version = 0  # grows with every observable change
@@ -102,6 +103,7 @@ class Fleet:
             tasks.create_task(self._watch_catalog(tasks), name="watch agents")
             tasks.create_task(self._watch_joined(), name="watch joined nodes")
             tasks.create_task(self._watch_locks(session), name="watch node locks")
+            tasks.create_task(self._watch_wishes(), name="watch what people want of nodes")
             tasks.create_task(self._ask_about_unheard(), name="ask Consul about nodes that were never heard")
 
     async def _watch_catalog(self, tasks: asyncio.TaskGroup) -> None:
@@ -177,6 +179,29 @@ class Fleet:
             if held != self._locks:
                 self._locks = held
                 self._changed("consul")
+
+    async def _watch_wishes(self) -> None:
+        index = 0
+        prefix = keys.record(self._cluster, "nodes") + "/"
+        known: dict[str, bytes] = {}
+        while True:
+            try:
+                index, entries = await self._consul.watch_all(prefix, index, WATCH)
+            except TdieError:
+                index = 0
+                await asyncio.sleep(1.0)
+                continue
+            written = {entry.key.removeprefix(prefix): entry.value for entry in entries}
+            if written == known:
+                continue
+            wall, now = self._clock.wall(), self._clock.now()
+            for name, value in written.items():
+                if known.get(name) != value:
+                    self._wishes[name] = wishes.read(value, wall, now)
+            for name in known.keys() - written.keys():
+                del self._wishes[name]
+            known = written
+            self._changed("consul")
 
     async def _ask_about_unheard(self) -> None:
         """What runs on a node that beats in Consul but never answered us is in the catalog: the rest may start elsewhere."""
@@ -306,14 +331,12 @@ class Fleet:
 
     def _viewed(self, node: _Node, found: Finding, name: str) -> NodeView:
         """The node's view with its presence; the same object when nothing about it changed."""
-        view, locked = node.view, self._locks.get(name, "")
-        if (view.presence, view.since, view.detail, view.locked_by) != (
-            found.presence,
-            found.since,
-            found.detail,
-            locked,
-        ):
-            node.view = replace(view, presence=found.presence, since=found.since, detail=found.detail, locked_by=locked)
+        view, locked, wish = node.view, self._locks.get(name, ""), self._wishes.get(name)
+        before = (view.presence, view.since, view.detail, view.locked_by, view.wish)
+        if before != (found.presence, found.since, found.detail, locked, wish):
+            node.view = replace(
+                view, presence=found.presence, since=found.since, detail=found.detail, locked_by=locked, wish=wish
+            )
         return node.view
 
     def _node(self, name: str, now: Monotonic) -> _Node:

@@ -59,13 +59,14 @@ class Step:
     in_flight: bool = False  # sent already
     prunes: bool = False  # of an instance that is not in Git any more
     dead: bool = False  # what would be taken away does not work anyway
+    forced: bool = False  # a deadline has passed: availability does not hold it back
 
     @property
     def takes_away(self) -> bool:
         """Whether the update policy limits how many of these go at once."""
         verdict = self.change.verdict
         if verdict is Verdict.MOVE:
-            return self.puts is not None
+            return self.puts is not None and not self.forced
         return verdict in (Verdict.REPLACE, Verdict.RECONFIGURE) and not self.in_flight
 
     @property

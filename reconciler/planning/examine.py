@@ -23,9 +23,9 @@ from reconciler.planning.cases import (
 from reconciler.planning.compare import Pair, astray, compare
 from reconciler.planning.explain import counted, listed
 from reconciler.planning.fleet import Sighting
-from reconciler.planning.leftovers import leftovers, leftovers_of_replica
+from reconciler.planning.leftovers import leftovers, leftovers_of_replica, note_deadline
 from reconciler.planning.outlook import Homes, Stay
-from reconciler.planning.place import Seats, label_fault, port_taken
+from reconciler.planning.place import Seats, leave_fault, port_taken
 from reconciler.planning.stay import must_leave, why_move
 
 
@@ -59,6 +59,7 @@ def examine(world: World, stay: Stay) -> Case:
         else:
             if name in stay.staying:
                 seats.pass_by(home)
+            note_deadline(world, case, home.node)
             _keep(world, spec, case, seats, name, home, stay.leaving[name])
         leftovers_of_replica(world, spec, case, name, home, own)
     leftovers(world, spec, case, stay.wanted)
@@ -72,7 +73,7 @@ def wanted_replicas(world: World, spec: InstanceSpec) -> dict[str, str]:
     held = world.fleet.of(spec.name)
     wanted = {}
     for site in world.fleet.sites.values():
-        if site.presence in (Presence.LOST, Presence.ABSENT) or label_fault(site, spec.placement.where):
+        if site.presence in (Presence.LOST, Presence.ABSENT) or leave_fault(site, spec.placement.where):
             continue
         for n in range(spec.per_node):
             name = f"{spec.name}.{site.name}.{n}"
@@ -219,7 +220,7 @@ def _step(
         from_node=from_node,
         reason=reason,
     )
-    step = Step(change, dead=not home.healthy)
+    step = Step(change, dead=not home.healthy, forced=world.fleet.sites[home.node].overdue(world.now))
     if verdict is Verdict.RENAME and home.entry is not None:
         policy = policy_of(world, spec)
         update = {"replica": name, "instance": spec.name, "policy": policy, "renamed_from": home.replica}
@@ -227,6 +228,8 @@ def _step(
         step.drops = ((node, home.replica),)
     elif node:
         step.puts = make_order(world, spec, name, node)
+    elif step.forced and not world.fleet.sites[from_node].silent:
+        step.drops = ((from_node, home.replica),)
     elif not world.fleet.sites[from_node].silent:
         step.held(HoldReason.NO_PLACE, fault)
     return step

@@ -6,6 +6,7 @@ import hashlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
+from agent.clock import Monotonic
 from agent.wire import Capacity, ReplicaOrder, ReplicaState
 from reconciler.model.desired import ClusterSpec
 from reconciler.model.observed import NodeView, ObservedState, Presence, ReplicaView
@@ -19,12 +20,18 @@ class Site:
     presence: Presence
     listed: bool
     cordoned: bool
+    draining: bool
+    deadline: Monotonic | None  # of draining
     labels: Mapping[str, str]
     capacity: Capacity
 
     @property
     def alive(self) -> bool:
         return self.presence is Presence.ALIVE
+
+    def overdue(self, now: Monotonic) -> bool:
+        """Draining took as long as it may: what is left is stopped in any case."""
+        return self.draining and self.deadline is not None and now >= self.deadline
 
     @property
     def silent(self) -> bool:
@@ -183,9 +190,12 @@ def _site(name: str, cluster: ClusterSpec, view: NodeView | None) -> Site:
     presence = Presence.ABSENT if view is None else view.presence
     labels = {} if view is None else dict(view.labels)
     capacity = Capacity() if view is None else view.capacity
+    wish = None if view is None else view.wish
+    draining, deadline = (wish.drain, wish.deadline) if wish is not None else (False, None)
     if spec is None:
-        return Site(name, presence, False, False, labels, capacity)
+        return Site(name, presence, False, wish is not None, draining, deadline, labels, capacity)
     declared = {key: value for key, value in spec.capacity.model_dump().items() if value is not None}
     if declared:
         capacity = capacity.model_copy(update=declared)
-    return Site(name, presence, True, spec.cordoned, labels | dict(spec.labels), capacity)
+    cordoned = spec.cordoned or wish is not None
+    return Site(name, presence, True, cordoned, draining, deadline, labels | dict(spec.labels), capacity)

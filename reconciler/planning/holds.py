@@ -6,7 +6,9 @@ from reconciler.model.observed import Record
 from reconciler.model.plan import Cause, HoldReason, Verdict
 from reconciler.planning.cases import Case, Step, World
 
-UNAPPROVED = frozenset({Cause.DRIFT, Cause.NODE_LOST})  # nobody is asked before something is healed
+UNAPPROVED = frozenset(
+    {Cause.DRIFT, Cause.NODE_LOST, Cause.DRAIN}
+)  # nobody is asked twice, or before something is healed
 
 
 def gate(world: World, case: Case, record: Record) -> None:

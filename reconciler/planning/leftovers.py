@@ -11,7 +11,7 @@ from reconciler.model.plan import Cause, Change, HoldReason, Verdict
 from reconciler.planning.cases import Case, Step, World, change_of_spec, make_change
 from reconciler.planning.explain import listed
 from reconciler.planning.fleet import Sighting
-from reconciler.planning.place import label_fault
+from reconciler.planning.place import label_fault, leave_fault
 from reconciler.planning.stay import crowded, outgrown, why_move
 
 
@@ -34,7 +34,7 @@ def _second_copy(
 ) -> None:
     site = world.fleet.sites[other.node]
     leaves = (
-        label_fault(site, spec.placement.where)
+        leave_fault(site, spec.placement.where)
         or crowded(spec, own[other.node])
         or (outgrown(world, spec, other) if other.entry is not None else "")
     )
@@ -65,7 +65,8 @@ def _second_copy(
             reason=f"superseded by the one on {home.node}",
         )
     step = _dropping(world, case, change_step(change, other), other)
-    if step.hold is None and not home.healthy and other.healthy:
+    note_deadline(world, case, other.node)
+    if step.hold is None and not home.healthy and other.healthy and not site.overdue(world.now):
         error = home.row.last_error if home.row is not None else ""
         detail = f"{home.replica} is not healthy on {home.node} yet" + (f": {error}" if error else "")
         step.held(HoldReason.TARGET_STARTING, detail, (home.replica, home.node))
@@ -92,13 +93,40 @@ def leftovers(world: World, spec: InstanceSpec, case: Case, wanted: Iterable[str
                 before=sighting,
                 reason=reason,
             )
-            _dropping(world, case, change_step(change, sighting), sighting)
+            step = _dropping(world, case, change_step(change, sighting), sighting)
+            _last_to_leave(world, spec, case, step, sighting)
+
+
+def _last_to_leave(world: World, spec: InstanceSpec, case: Case, step: Step, sighting: Sighting) -> None:
+    """What belongs to every node goes from a drained one only after what others may need it for."""
+    site = world.fleet.sites[sighting.node]
+    if spec.per_node is None or not site.draining or site.overdue(world.now):
+        return
+    note_deadline(world, case, site.name)
+    assignment = world.view(site.name).assignment
+    wanted = world.desired.instances
+    moving = [
+        entry.replica
+        for entry in (() if assignment is None else assignment.replicas)
+        if entry.instance in wanted and wanted[entry.instance].per_node is None
+    ]
+    if moving:
+        step.held(HoldReason.EARLIER_WAVE, f"{listed(moving)} leaves {site.name} first", tuple(moving[:10]))
+
+
+def note_deadline(world: World, case: Case, node: str) -> None:
+    """Time alone changes what happens to replicas on a node that is drained."""
+    site = world.fleet.sites[node]
+    if site.draining and site.deadline is not None and site.deadline > world.now:
+        case.lapses.append(site.deadline)
 
 
 def _why_unwanted(world: World, spec: InstanceSpec, sighting: Sighting, wanted: int) -> tuple[Cause, str]:
     site = world.fleet.sites[sighting.node]
     if spec.per_node is not None and not site.listed:
         return Cause.NODE_REMOVED, f"node {site.name} removed from Git"
+    if spec.per_node is not None and site.draining:
+        return Cause.DRAIN, f"node {site.name} is drained"
     fault = label_fault(site, spec.placement.where)
     if spec.per_node is not None and fault:
         return Cause.COMMIT, f"{site.name} {fault.replace('fail where', 'fails where')}"

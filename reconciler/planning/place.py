@@ -29,6 +29,11 @@ def label_fault(site: Site, where: str) -> str:
     return ""
 
 
+def leave_fault(site: Site, where: str) -> str:
+    """Why nothing of this instance may stay on a node; empty if it may."""
+    return label_fault(site, where) or ("is drained" if site.draining else "")
+
+
 def open_fault(site: Site, where: str, views: Mapping[str, NodeView]) -> str:
     """Why a node may not be given a new replica of this instance; empty if it may."""
     if not site.alive:

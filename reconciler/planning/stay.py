@@ -10,7 +10,7 @@ from reconciler.model.plan import Cause
 from reconciler.planning.capacity import lacks
 from reconciler.planning.cases import World
 from reconciler.planning.fleet import Sighting
-from reconciler.planning.place import label_fault
+from reconciler.planning.place import leave_fault
 
 
 def must_leave(world: World, spec: InstanceSpec, home: Sighting, own: Counter[str]) -> str:
@@ -19,7 +19,7 @@ def must_leave(world: World, spec: InstanceSpec, home: Sighting, own: Counter[st
     Load and cordons evict nothing.
     """
     site = world.fleet.sites[home.node]
-    return label_fault(site, spec.placement.where) or crowded(spec, own[home.node]) or outgrown(world, spec, home)
+    return leave_fault(site, spec.placement.where) or crowded(spec, own[home.node]) or outgrown(world, spec, home)
 
 
 def crowded(spec: InstanceSpec, others: int) -> str:
@@ -53,4 +53,6 @@ def why_move(world: World, node: str, must_leave: str) -> tuple[Cause, str]:
     """What sends a replica away from a node."""
     if not world.fleet.sites[node].listed:
         return Cause.NODE_REMOVED, f"node {node} removed from Git"
+    if world.fleet.sites[node].draining:
+        return Cause.DRAIN, f"node {node} is drained"
     return Cause.COMMIT, f"{node} {must_leave.replace('fail where', 'fails where')}"

@@ -12,7 +12,7 @@ from reconciler.planning.cases import Case, Step
 from reconciler.planning.checks import PlanBroken
 from reconciler.planning.explain import listed
 
-UNGATED = frozenset({Cause.DRIFT, Cause.NODE_LOST})  # healing never waits for a rollout elsewhere
+UNGATED = frozenset({Cause.DRIFT, Cause.NODE_LOST, Cause.DRAIN})  # healing never waits for a rollout elsewhere
 
 
 def positions(instances: Mapping[str, InstanceSpec]) -> dict[str, int]:

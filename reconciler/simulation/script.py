@@ -11,6 +11,7 @@ plan                               what the leader would do, and why it waits
 crash agent a · start agent a · power off a · power on a · cut a · cut a from controllers · heal a
 self-heal off · window 0 6 * * * for 3600s     sync.selfHeal and sync.windows (UTC), pushed
 apply                              a person approves the plan as it stands
+drain a · drain a within 60s · uncordon a · lock a · unlock a
 crash controller one · kill web.0 · stop web.0 · break web@1.1 · lose web@1.1
 """
 
@@ -22,8 +23,10 @@ import re
 from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass, replace
 
+from agent.errors import Waiting
 from agent.wire import PackageRef, ReplicaSpec
 from reconciler import answers
+from reconciler.loop import Loop
 from reconciler.model.desired import (
     ClusterSpec,
     Dependency,
@@ -115,6 +118,10 @@ class Stage:
             (r"self-heal (on|off)", self._self_heal),
             (r"window (.+) for ([\d.]+)s", self._window),
             (r"apply", self._apply),
+            (r"drain (\S+)(?: within ([\d.]+)s)?", self._drain),
+            (r"uncordon (\S+)", self._uncordon),
+            (r"lock (\S+)", self._lock),
+            (r"unlock (\S+)", self._unlock),
             (r"commit drop (\S+)", self._drop),
             (r"commit (.+)", self._commit),
             (r"settle(?: within ([\d.]+)s)?", self._settle),
@@ -161,11 +168,34 @@ class Stage:
 
     async def _apply(self) -> None:
         """A person approves the plan as it stands."""
-        leader = self.world.leader()
-        if leader is not None and leader.board.plan is not None and leader.board.term is not None:
+        leader, session = self._leading()
+        if leader.board.plan is not None:
             ids = frozenset(change.id for change in leader.board.plan.changes)
-            await leader.record.approve(ids, "operator", leader.board.term.session)
+            await leader.record.approve(ids, "operator", session)
             leader.record_changed()
+
+    async def _drain(self, node: str, within: str | None) -> None:
+        leader, session = self._leading()
+        seconds = None if within is None else float(within)
+        await leader.node_wishes.cordon(node, session, who="ann", why="new disk", drain=True, within=seconds)
+
+    async def _uncordon(self, node: str) -> None:
+        leader, session = self._leading()
+        await leader.node_wishes.uncordon(node, session)
+
+    async def _lock(self, node: str) -> None:
+        leader, _ = self._leading()
+        await leader.node_wishes.lock(node, who="ann", why="not now")
+
+    async def _unlock(self, node: str) -> str:
+        leader, session = self._leading()
+        return await leader.node_wishes.unlock(node, session)
+
+    def _leading(self) -> tuple[Loop, str]:
+        leader = self.world.leader()
+        if leader is None or leader.board.term is None:
+            raise Waiting("nobody leads", code="NO_LEADER")
+        return leader, leader.board.term.session
 
     async def _drop(self, name: str) -> None:
         del self._instances[name]

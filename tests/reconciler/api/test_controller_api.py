@@ -16,6 +16,7 @@ from agent.clock import SystemClock
 from agent.consul.embedded.memory import MemoryConsul
 from agent.consul.embedded.store import Store
 from reconciler.api.metrics import metrics_text
+from reconciler.api.node_wishes import node_wish_routes
 from reconciler.api.routes import routes
 from reconciler.board import Board
 from reconciler.edges import Edges
@@ -43,6 +44,7 @@ def app() -> FastAPI:
     made = FastAPI()
     problems.install(made)
     made.include_router(routes(loop, NoPackages(), nodes, clock, "repo main"))
+    made.include_router(node_wish_routes(loop, loop.node_wishes))
     made.add_middleware(BodyLimit, limit=1000)
     made.add_middleware(BearerAuth, token=lambda: TOKEN, also=lambda: OPERATOR)
     return made
@@ -73,6 +75,12 @@ async def ask(app: FastAPI, method: str, path: str, *, token: str = TOKEN, **mor
         ("POST", "/approvals", {"changes": [], "plan": "x", "more": 1}, 422, "INVALID"),
         ("POST", "/approvals", ["nonsense"], 422, "INVALID"),
         ("POST", "/approvals", "x" * 2000, 413, "BODY_TOO_LARGE"),
+        ("PUT", "/nodes/a/cordon", {"who": "ann"}, 409, "NOT_LEADING"),
+        ("PUT", "/nodes/a/cordon", {}, 422, "INVALID"),
+        ("PUT", "/nodes/a/cordon", {"who": "ann", "drain": True, "within": -1}, 422, "INVALID"),
+        ("PUT", "/nodes/a/lock", {"who": "x" * 101}, 422, "INVALID"),
+        ("DELETE", "/nodes/a/cordon", None, 409, "NOT_LEADING"),
+        ("DELETE", "/nodes/a/lock", None, 409, "NOT_LEADING"),
         ("DELETE", "/status", None, 405, "METHOD_NOT_ALLOWED"),
     ],
 )

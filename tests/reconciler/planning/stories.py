@@ -29,7 +29,7 @@ from reconciler.model.desired import (
     Share,
     UpdatePolicy,
 )
-from reconciler.model.observed import NodeView, ObservedState, Presence, Record, Window
+from reconciler.model.observed import NodeView, NodeWish, ObservedState, Presence, Record, Window
 from reconciler.model.plan import Plan
 from reconciler.planning import Memo, plan
 from reconciler.planning.render import text
@@ -263,6 +263,19 @@ class Story:
 
     def do_absent(self, rest: str) -> None:
         self._be(rest, Presence.ABSENT)
+
+    def do_drain(self, rest: str) -> None:
+        """`drain a by ann: new disk within 60`."""
+        found = re.fullmatch(r"(\S+) by (\w+): (.*?)(?: within (\d+))?", rest)
+        assert found is not None, rest
+        deadline = None if found[4] is None else Monotonic(self.now + float(found[4]))
+        self._wish(found[1], NodeWish(found[2], found[3], drain=True, deadline=deadline))
+
+    def do_keep(self, rest: str) -> None:
+        self._wish(rest, None)
+
+    def _wish(self, name: str, wish: NodeWish | None) -> None:
+        self._view(replace(self.observed.nodes[name], wish=wish))
 
     def do_lead(self, rest: str) -> None:
         """Another controller takes over: a higher epoch, generations from 1."""
