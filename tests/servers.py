@@ -16,6 +16,7 @@ SERVERS: Mapping[str, str] = {  # program -> Debian package
     "systemd": "systemd",
     "mosquitto": "mosquitto",
     "rabbitmq-server": "rabbitmq-server",
+    "initdb": "postgresql-15",
 }
 
 
