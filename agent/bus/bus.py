@@ -164,7 +164,7 @@ class Bus:
     def _arrived(self, delivery: Delivery) -> None:
         self._hold(delivery)
         if delivery.hops > 3:  # nodes that hand on in circles do it ever more slowly
-            delivery.due = delivery.since + min(LOOK, 0.05 * 2**delivery.hops)
+            delivery.due = delivery.since + min(LOOK, 0.05 * 2 ** min(delivery.hops, 10))
         lane = self.lane(delivery.instance)
         lane.add(delivery)
         lane.wake.set()

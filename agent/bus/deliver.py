@@ -53,6 +53,7 @@ class Deliverer:
                 moments.append(await self._give(lane))
             elif lane.ready:
                 moments.append(await self._elsewhere(lane))
+            lane.moving = ()
             until = min((moment for moment in moments if moment is not None), default=None)
             try:
                 async with asyncio.timeout(None if until is None else max(0.0, until - now())):
@@ -63,17 +64,21 @@ class Deliverer:
     async def _give(self, lane: Lane) -> float | None:
         """Consumers get as much as they have room for; when to try again if the file cannot be read."""
         taken = lane.take()
+        lane.moving = tuple(taken)
         try:
             bodies = await self._bus.bodies(taken)
         except Waiting as error:
             self._bus.problem(error.code, error.detail)
+            lane.moving = ()
             lane.back(taken)
             return self._bus.clock.now() + 1.0
         for at, delivery in enumerate(taken):
             consumer = lane.idlest()
             if consumer is None:  # it left meanwhile
+                lane.moving = ()
                 lane.back(taken[at:])
                 break
+            lane.moving = lane.moving[1:]
             consumer.give(delivery, bodies[delivery.seq])
         return None
 
@@ -95,6 +100,7 @@ class Deliverer:
         """One batch is on another node. A message that is tried again goes to the same node, if that is still there."""
         node, batch = _batch(lane, sorted(nodes))
         lane.remove(set(batch))
+        lane.moving = tuple(batch)
         try:
             bodies = await self._bus.bodies(batch)
             for delivery in batch:
@@ -103,6 +109,7 @@ class Deliverer:
                 await self._peers.send(nodes[node], node, [_envelope(d, bodies[d.seq]) for d in batch])
                 self._gone(batch)
         except TdieError as error:
+            lane.moving = ()
             lane.back(batch)
             lane.refusals += 1
             lane.not_before = self._bus.clock.now() + min(LOOK, 0.25 * 2 ** min(lane.refusals, 10))

@@ -41,6 +41,7 @@ class Lane:
     instance: str
     ready: deque[Delivery] = field(default_factory=deque)
     consumers: list[Consumer] = field(default_factory=list)
+    moving: tuple[Delivery, ...] = ()  # taken out of `ready`, on their way to a consumer or to another node
     away_since: float = 0.0  # when the last consumer left
     not_before: float = 0.0  # no other node is asked earlier
     refusals: int = 0  # how often handing on failed in a row

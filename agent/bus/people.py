@@ -27,7 +27,7 @@ def figures(bus: Bus) -> Figures:
 def everything(bus: Bus) -> Iterator[Delivery]:
     """Every message that is not done, once for each instance that is to get it."""
     for lane in bus.lanes.values():
-        yield from lane.waiting()
+        yield from (*lane.waiting(), *lane.moving)
         for consumer in lane.consumers:
             yield from consumer.held.values()
     yield from bus.dead.values()
