@@ -49,8 +49,11 @@ MAX_BODY = 16 << 20  # bytes
 Token = Callable[[], str]
 
 
-async def run_controller(settings: ControllerSettings) -> None:
-    """One controller runs until SIGTERM or SIGINT; then it gives up leadership at once and leaves the fleet alone."""
+async def run_controller(settings: ControllerSettings, told: asyncio.Event | None = None) -> None:
+    """One controller runs until it is told to stop; then it gives up leadership at once and leaves the fleet alone.
+
+    Without `told`, SIGTERM and SIGINT tell it.
+    """
     clock = SystemClock()
     token: Token = TokenFile(settings.token_file) if settings.token_file else str
     operator: Token = TokenFile(settings.operator_token_file) if settings.operator_token_file else str
@@ -68,6 +71,7 @@ async def run_controller(settings: ControllerSettings) -> None:
         cache_dir=settings.data / "packages",
         cluster_name=settings.cluster,
         by_digest=copies.fetch,
+        interval=settings.sync_interval,
         access=Access(
             home=settings.git_home,
             ssh_key=settings.ssh_key,
@@ -84,7 +88,7 @@ async def run_controller(settings: ControllerSettings) -> None:
     app.add_middleware(BearerAuth, token=token, also=operator)
     log.info("controller started", api=api, cluster=settings.cluster, consul=str(_consul_address(settings)))
     try:
-        await _until_told(loop, app, listener, copies.run(source.copy))
+        await _until_told(loop, app, listener, copies.run(source.copy), told or _signals())
     finally:
         with suppress(TdieError):  # Consul drops the entry with our check otherwise
             await leadership.withdraw()
@@ -118,12 +122,18 @@ def build_api(loop: Loop, source: GitSource, nodes: NodeClient, clock: SystemClo
     return app
 
 
-async def _until_told(loop: Loop, app: FastAPI, listener: socket.socket, copying: Coroutine[None, None, None]) -> None:
-    """Serve, reconcile and copy uploads until a signal comes."""
+def _signals() -> asyncio.Event:
+    """Set by SIGTERM and SIGINT."""
     told = asyncio.Event()
-    running = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
-        running.add_signal_handler(number, told.set)
+        asyncio.get_running_loop().add_signal_handler(number, told.set)
+    return told
+
+
+async def _until_told(
+    loop: Loop, app: FastAPI, listener: socket.socket, copying: Coroutine[None, None, None], told: asyncio.Event
+) -> None:
+    """Serve, reconcile and copy uploads until told to stop."""
     server = _Server(
         uvicorn.Config(app, log_config=None, access_log=False, timeout_graceful_shutdown=GRACE, lifespan="off")
     )

@@ -26,6 +26,9 @@ class ControllerSettings(LayeredSettings):
         default_factory=lambda: socket.gethostname().split(".")[0].lower(), description="Of this controller."
     )
     data: Path = Field(Path("/var/lib/tdie/controller"), description="Mirror and package cache.")
+    sync_interval: float | None = Field(
+        None, gt=0, description="Seconds between two looks at Git; default is what the Cluster document says."
+    )
     bind: str = Field("127.0.0.1", description="Address to listen on; beyond loopback a token file is required.")
     port: int = Field(7777, description="Port of the API; the next free one when it is taken.")
     advertise: str = Field("", description="Address others reach this controller at; default is `bind`.")

@@ -11,32 +11,32 @@ from pathlib import Path
 
 from agent.errors import Missing
 
-_HERE = Path(__file__).parent
-VERSIONS = _HERE / "versions.json"
+HERE = Path(__file__).parent
+VERSIONS = "versions.json"
 README = "README.md"  # of a package; not packed
 
 
-def names() -> tuple[str, ...]:
-    """The built-in packages, sorted."""
-    return tuple(sorted(path.parent.name for path in _HERE.glob("*/manifest.json")))
+def names(root: Path = HERE) -> tuple[str, ...]:
+    """The built-in packages below a folder, sorted."""
+    return tuple(sorted(path.parent.name for path in root.glob("*/manifest.json")))
 
 
-def folder(name: str) -> Path:
+def folder(name: str, root: Path = HERE) -> Path:
     """The folder of a built-in package. Missing names those there are."""
-    if name not in names():
-        raise Missing(f"there is no built-in package {name!r}", code="BUILTIN_UNKNOWN", hint=", ".join(names()))
-    return _HERE / name
+    if name not in names(root):
+        raise Missing(f"there is no built-in package {name!r}", code="BUILTIN_UNKNOWN", hint=", ".join(names(root)))
+    return root / name
 
 
-def content_digest(name: str) -> str:
+def content_digest(name: str, root: Path = HERE) -> str:
     """Hex sha256 over path, executable bit, size and sha256 of every packed file of a built-in package."""
     whole = hashlib.sha256()
-    root = folder(name)
-    for path in sorted(p for p in root.rglob("*") if p.is_file() and "__pycache__" not in p.parts):
-        if path == root / README:
+    top = folder(name, root)
+    for path in sorted(p for p in top.rglob("*") if p.is_file() and "__pycache__" not in p.parts):
+        if path == top / README:
             continue
         data = path.read_bytes()
         executable = bool(path.stat().st_mode & 0o100)
-        line = f"{path.relative_to(root).as_posix()} {int(executable)} {len(data)} {hashlib.sha256(data).hexdigest()}\n"
+        line = f"{path.relative_to(top).as_posix()} {int(executable)} {len(data)} {hashlib.sha256(data).hexdigest()}\n"
         whole.update(line.encode())
     return whole.hexdigest()

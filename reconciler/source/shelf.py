@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
-import agent
 from agent.components import README
 from agent.errors import Invalid, TdieError
 from agent.packages.archive import checked, unpack
@@ -20,6 +19,7 @@ from agent.packages.digest import Content, content_digest, read_folder
 from agent.packages.manifest import FILE_NAME, Manifest, check_layout, parse_manifest
 from agent.packages.pack import write_pack
 from agent.wire import PackageRef
+from reconciler import components
 from reconciler.model.documents import PackageBody
 from reconciler.model.settings import SettingsRules
 from reconciler.source.walk import MAX_PACKAGE, PLAIN, PROGRAM, Tree
@@ -200,12 +200,11 @@ def _tree_content(tree: Tree, path: str) -> Content:
 
 
 def _builtin_content(name: str) -> Mapping[str, tuple[bytes, bool]]:
-    folder = Path(agent.__file__).parent / "components" / name
-    if not (folder / FILE_NAME).is_file():
-        known = ", ".join(sorted(p.parent.name for p in folder.parent.glob(f"*/{FILE_NAME}"))) or "none"
+    if name not in components.names():
+        known = ", ".join(components.names())
         raise Invalid(f"there is no built-in package '{name}'; there is {known}", code="PKG_MISSING")
     # The README is for people who read the source: a better sentence must not replace running processes.
-    return {path: file for path, file in read_folder(folder).items() if path != README}
+    return {path: file for path, file in read_folder(components.folder(name)).items() if path != README}
 
 
 def _check_zip_rules(archive: Path) -> None:

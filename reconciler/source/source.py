@@ -54,8 +54,11 @@ class GitSource:
         clock: Clock | None = None,
         by_digest: ByDigest | None = None,
         uploads_unknown: bool = False,
+        interval: float | None = None,
     ) -> None:
-        """`by_digest` writes an uploaded package to a file. `uploads_unknown` as of the Shelf."""
+        """`by_digest` writes an uploaded package to a file. `uploads_unknown` as of the Shelf. `interval`: seconds between
+        looks, instead of what the Cluster document says."""
+        self._interval = interval
         self._by_digest = by_digest
         self._mirror = Mirror(url, ref, mirror_dir, access=access, limits=limits)
         self._shelf = Shelf(cache_dir, uploads_unknown=uploads_unknown)
@@ -150,7 +153,7 @@ class GitSource:
     async def changed(self) -> None:
         """Returns when the ref may have moved: a push to a local repository at once, else after the interval or back-off."""
         desired = self._last.desired
-        wait = self._retry or (desired.cluster.sync.interval if desired is not None else INTERVAL)
+        wait = self._retry or self._interval or (desired.cluster.sync.interval if desired is not None else INTERVAL)
         try:
             async with asyncio.timeout(max(1.0, wait)):
                 if self._folder is None:

@@ -9,17 +9,19 @@ import jsonschema
 import pytest
 from mypy import api as mypy_api
 
-from agent.components import VERSIONS, content_digest, folder, names
+from agent.components import VERSIONS, content_digest
 from agent.errors import Missing
 from agent.packages.manifest import parse_manifest
+from reconciler.components import folder, names
 from tests.conftest import ROOT
 
 
 @pytest.mark.parametrize("name", names())
 def test_changed_content_has_a_new_version(name: str) -> None:
-    held = json.loads(VERSIONS.read_text())[name]
+    root = folder(name).parent
+    held = json.loads((root / VERSIONS).read_text())[name]
     version = json.loads((folder(name) / "manifest.json").read_text())["version"]
-    assert held == {"version": version, "sha256": content_digest(name)}, (
+    assert held == {"version": version, "sha256": content_digest(name, root)}, (
         "raise the version, then python -m agent.components"
     )
 
