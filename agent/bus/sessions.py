@@ -27,6 +27,7 @@ HELLO_WITHIN = 5.0  # seconds
 MAX_WINDOW = 1000
 _UNANSWERED = 8 << 20  # bytes of one host that are being written; it is not read further until they are
 _NAME = 200  # longest id, topic, type
+_LOOK = 2.0  # seconds between looks whether hosts still are what they were let in as
 _CREDENTIALS = struct.Struct("3i")
 
 HostOf = Callable[[int], HostOrder | None]
@@ -39,6 +40,7 @@ class Sessions:
     def __init__(self, path: Path, bus: Bus, host_of: HostOf) -> None:
         self._path, self._bus, self._host_of = path, bus, host_of
         self._open: set[asyncio.Task[None]] = set()
+        self._known: dict[Line, tuple[int, HostOrder]] = {}  # who was let in as what
 
     async def run(self) -> None:
         """Serve for ever, once the bus is ready."""
@@ -52,11 +54,20 @@ class Sessions:
             os.umask(old)
         try:
             async with server:
-                await server.serve_forever()
+                while True:
+                    await asyncio.sleep(_LOOK)
+                    self._send_away()
         finally:
             for task in self._open:
                 task.cancel()
             await asyncio.gather(*self._open, return_exceptions=True)
+
+    def _send_away(self) -> None:
+        """Hosts that are another replica's now, or subscribe to something else, come back as what they are."""
+        for line, (pid, was) in list(self._known.items()):
+            now = self._host_of(pid)
+            if now is not None and (now.instance, now.subscriptions) != (was.instance, was.subscriptions):
+                line.close()
 
     def _connected(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         task = asyncio.create_task(self._serve(reader, writer), name="bus session")
@@ -66,13 +77,16 @@ class Sessions:
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         line = Line(reader, writer)
         try:
-            host, take, rest = await self._hello(line, _peer(writer))
+            pid = _peer(writer)
+            host, take, rest = await self._hello(line, pid)
+            self._known[line] = (pid, host)
             await _Session(self._bus, line, host).run(take, rest)
         except TdieError as error:
             line.send({"do": "refused", "code": error.code, "detail": error.detail})
         except (OSError, TimeoutError) as error:
             log.debug("a host is gone", error=str(error))
         finally:
+            self._known.pop(line, None)
             line.close()
 
     async def _hello(self, line: Line, pid: int) -> tuple[HostOrder, int, list[Frame]]:
@@ -84,6 +98,8 @@ class Sessions:
         take = head.get("take")
         if not isinstance(take, int) or not 0 <= take <= MAX_WINDOW:
             raise Invalid("take is a number up to 1000")
+        if take and not host.subscriptions:  # it may have been told of some before we know
+            raise Refused(f"{host.replica} subscribes to nothing", code="NOT_SUBSCRIBED")
         line.send({"do": "welcome"})
         return host, take, rest
 
@@ -100,13 +116,16 @@ class _Session:
 
     async def run(self, take: int, rest: list[Frame]) -> None:
         """Serve until the host is gone. Raises OSError then, or FrameInvalid."""
-        if take and self._host.subscriptions:
+        if take:
             self._consumer = Consumer(self._host.instance, take, self._give)
             self._bus.join(self._consumer)
         try:
             while True:
                 await self._obey(rest)
                 rest = await self._line.receive()
+        except asyncio.CancelledError:
+            self._polite = True  # it is this agent that ends
+            raise
         finally:
             if self._consumer is not None:
                 self._bus.leave(self._consumer, politely=self._polite)

@@ -8,6 +8,7 @@ import os
 import stat
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -61,8 +62,10 @@ async def bus(
     )
     made.bus.routes.remembered(Table({"shop": (Subscription("orders"),)}))
     known = {os.getpid(): HOST} if hosts is None else hosts
+    (data / "bus.sock").unlink(missing_ok=True)  # of an earlier agent
     running = asyncio.create_task(made.run(known.get, lambda code, detail: None), name="bus")
     try:
+        await made.bus.ready.wait()
         await until((data / "bus.sock").exists)
         yield made
     finally:
@@ -153,6 +156,57 @@ async def test_an_error_has_it_tried_again(tmp_path: Path) -> None:
         await until(lambda: len(got) == 4)
         assert len({message.id for message in got}) == 1
         await until(lambda: not list(people.everything(node.bus)))
+
+
+async def test_the_end_of_an_agent_counts_no_attempt_and_the_end_of_a_host_one(tmp_path: Path) -> None:
+    working = asyncio.Event()
+
+    async def deliver(message: Message) -> None:
+        working.set()
+        await asyncio.Event().wait()
+
+    async with publisher(tmp_path) as out:
+        async with bus(tmp_path):
+            await out.publish(Message("x"), "orders")
+            running = asyncio.create_task(consume(tmp_path / "bus.sock", deliver), name="consumer")
+            await working.wait()
+        working.clear()
+        async with bus(tmp_path) as node:
+            (left,) = people.everything(node.bus)
+            assert left.attempts == 0
+            with unix_address(tmp_path / "bus.sock") as address:
+                line = Line(*await asyncio.open_unix_connection(address))
+            line.send({"do": "hello", "take": 1})
+            while not any(head.get("do") == "deliver" for head, _ in await line.receive()):
+                pass
+            line.close()  # as a host that was killed
+            await until(lambda: left.attempts == 1)
+            running.cancel()
+            await asyncio.gather(running, return_exceptions=True)
+
+
+async def test_a_host_that_becomes_another_replica_comes_back_as_that(tmp_path: Path) -> None:
+    hosts, got = {os.getpid(): replace(HOST, subscriptions=())}, list[Message]()
+    async with bus(tmp_path, hosts), publisher(tmp_path) as out, consumer(tmp_path, got):
+        await out.publish(Message("x"), "orders")
+        await asyncio.sleep(0.2)
+        assert got == []
+        hosts[os.getpid()] = replace(HOST, replica="other.0", instance="other")
+        await asyncio.sleep(0.5)
+        hosts[os.getpid()] = HOST
+        await until(lambda: len(got) == 1)
+
+
+async def test_a_full_disk_is_waited_for(tmp_path: Path) -> None:
+    async with bus(tmp_path) as node, publisher(tmp_path) as out:
+        (pages,) = await node.bus.store.do(lambda file: file.db.execute("PRAGMA page_count").fetchone())
+        await node.bus.store.do(lambda file: file.db.execute(f"PRAGMA max_page_count={pages}").fetchone())
+        publishing_ = asyncio.create_task(out.publish(Message("x" * 500_000), "orders"))
+        await asyncio.sleep(0.3)
+        assert not publishing_.done()
+        await node.bus.store.do(lambda file: file.db.execute("PRAGMA max_page_count=100000").fetchone())
+        await asyncio.wait_for(publishing_, 10)
+        assert len(list(people.everything(node.bus))) == 1
 
 
 async def test_a_process_that_is_no_host_is_not_let_in(tmp_path: Path) -> None:
