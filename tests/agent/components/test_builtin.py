@@ -13,6 +13,8 @@ from agent.components import VERSIONS, content_digest
 from agent.errors import Missing
 from agent.packages.manifest import parse_manifest
 from reconciler.components import folder, names
+from reconciler.model.documents import Instance
+from reconciler.source.decode import decode
 from tests.conftest import ROOT
 
 
@@ -45,6 +47,12 @@ def test_every_setting_is_described(name: str) -> None:
         assert f"`{key}`" in readme, f"{key} is not in the README"
     shown = "\n".join(re.findall(r"```yaml\n(.*?)```", readme, re.DOTALL))
     assert f"{name}@{manifest.version}" in shown, "the README shows another version"
+    if "kind: Instance" in shown:
+        decoded = decode(shown.encode())
+        assert decoded.flaws == (), "the README shows what would be refused"
+        for found in decoded.found:
+            if isinstance(found.document, Instance) and found.document.spec.package.startswith(f"{name}@"):
+                jsonschema.validate(found.document.spec.settings, schema, cls=jsonschema.Draft202012Validator)
     defaults = dict(manifest.default_configuration)
     relaxed = {key: value for key, value in schema.items() if key not in ("required", "anyOf", "oneOf")}
     jsonschema.validate(defaults, relaxed, cls=jsonschema.Draft202012Validator)
