@@ -86,6 +86,7 @@ class Bus:
             await asyncio.sleep(LOOK)
             looks += 1
             self._claim()
+            self._rename()
             self._drop_unclaimed()
             self._bury_orphans()
             self.problem("BUS_BACKLOG", self.room.near_limit())
@@ -205,11 +206,13 @@ class Bus:
         """This is what Consul says now."""
         if self.routes.read(table, self.clock.now()):
             self._claim()
+            self._rename()
 
     def know_local(self, local: Mapping[str, tuple[Subscription, ...]]) -> None:
         """What the instances subscribe to that this node was told to run."""
         if self.routes.told(local):
             self._claim()
+            self._rename()
 
     def _claim(self) -> None:
         """Messages that waited for a subscriber go to those there are now."""
@@ -221,14 +224,23 @@ class Bus:
         for delivery in moved:
             self._route(delivery, self.routes.subscribers(delivery.topic, delivery.type))
 
+    def _rename(self) -> None:
+        """Messages for an instance that has another name now go to it under that."""
+        for lane in list(self.lanes.values()):
+            if now_called := self.routes.renamed(lane.instance):
+                waiting = lane.waiting()
+                lane.remove(set(waiting))
+                for delivery in waiting:
+                    self._route(delivery, (now_called,))
+
     def _route(self, delivery: Delivery, instances: tuple[str, ...]) -> None:
         stamp = self.clock.wall().timestamp()
         key = (delivery.seq, delivery.instance)
 
         def routed(done: asyncio.Future[tuple[str, ...]]) -> None:
             if done.cancelled() or done.exception() is not None:
-                self.problem("BUS_WRITE", "what waited for a subscriber cannot be written")
-                self.lane(NOBODY).add(delivery)
+                self.problem("BUS_WRITE", "whom a message goes to cannot be written")
+                self.lane(delivery.instance).add(delivery)
                 return
             for name in done.result():
                 self._arrived(replace(delivery, instance=name))

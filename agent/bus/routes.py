@@ -51,6 +51,12 @@ class Routes:
         """Whether the instance subscribes to anything."""
         return instance in self._local or (self._table is not None and instance in self._table.subscriptions)
 
+    def renamed(self, instance: str) -> str:
+        """What the instance is called now; empty when it still has its name, or is gone."""
+        if self._table is None or self.subscribes(instance):
+            return ""
+        return self._table.renamed.get(instance, "")
+
     def subscribers(self, topic: str, type: str) -> tuple[str, ...]:
         """Who gets the message. Nobody while no table is known: it must not miss one that could not be read."""
         if self._table is None:

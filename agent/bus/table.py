@@ -15,9 +15,10 @@ LIMIT = 48_000  # bytes of one part; values in Consul stay below 64 KiB
 
 @dataclass(frozen=True, slots=True)
 class Table:
-    """Subscriptions by instance."""
+    """Subscriptions by instance; `renamed` says what instances of another name are called now."""
 
     subscriptions: Mapping[str, tuple[Subscription, ...]] = field(default_factory=dict)
+    renamed: Mapping[str, str] = field(default_factory=dict)
 
     def subscribers(self, topic: str, type: str) -> tuple[str, ...]:
         """The instances that get a message of this topic and type, sorted."""
@@ -32,11 +33,15 @@ class Table:
         merged = dict(self.subscriptions)
         for name, wanted in local.items():
             merged[name] = tuple(dict.fromkeys((*merged.get(name, ()), *wanted)))
-        return Table(merged)
+        return Table(merged, self.renamed)
 
     def parts(self) -> tuple[bytes, ...]:
         """The table as values for Consul, none larger than 48 kB; the same bytes for the same table."""
-        rows = [(name, [[s.topic, s.type] for s in wanted]) for name, wanted in sorted(self.subscriptions.items())]
+        before = {now: old for old, now in self.renamed.items()}
+        rows = [
+            (name, [[s.topic, s.type] for s in wanted], *([before[name]] if name in before else []))
+            for name, wanted in sorted(self.subscriptions.items())
+        ]
         parts: list[list[Any]] = []
         size = LIMIT
         for row in rows:
@@ -52,13 +57,15 @@ class Table:
 def table_of(parts: Iterable[bytes]) -> Table:
     """The table that `parts` made, or Invalid (TABLE_INVALID)."""
     found: dict[str, tuple[Subscription, ...]] = {}
+    renamed: dict[str, str] = {}
     try:
         for part in parts:
-            for name, wanted in json.loads(part):
+            for name, wanted, *before in json.loads(part):
+                renamed |= {str(old): str(name) for old in before}
                 found[str(name)] = tuple(Subscription(str(topic), str(type_)) for topic, type_ in wanted)
     except (ValueError, TypeError, RecursionError) as error:
         raise Invalid("the table of subscriptions makes no sense", code="TABLE_INVALID") from error
-    return Table(found)
+    return Table(found, renamed)
 
 
 def _text(value: Any) -> bytes:

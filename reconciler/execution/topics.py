@@ -42,10 +42,8 @@ class Topics:
 
 def table_of_instances(instances: Mapping[str, InstanceSpec]) -> Table:
     """What all instances of a commit subscribe to."""
+    talking = {name: instance for name, instance in instances.items() if instance.spec.subscribe}
     return Table(
-        {
-            name: tuple(Subscription(s.topic, s.type) for s in instance.spec.subscribe)
-            for name, instance in instances.items()
-            if instance.spec.subscribe
-        }
+        {name: tuple(Subscription(s.topic, s.type) for s in i.spec.subscribe) for name, i in talking.items()},
+        {i.moved_from: name for name, i in talking.items() if i.moved_from},
     )

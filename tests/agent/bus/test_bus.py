@@ -185,6 +185,23 @@ def test_messages_for_who_left_become_dead_letters(tmp_path: Path) -> None:
     story(tmp_path, body)
 
 
+def test_messages_follow_a_rename(tmp_path: Path) -> None:
+    async def body(world: World) -> None:
+        node = await world.node(table={"shop": (Subscription("orders"),)})
+        stuck = node.consumer("shop", window=1, outcome="")
+        await node.publish("1", "2")
+        await until(lambda: len(node.got) == 1)
+        node.bus.know(Table({"store": (Subscription("orders"),)}, {"shop": "store"}))
+        await until(lambda: node.left() == [("shop", "1"), ("store", "2")])  # the first is being worked on
+        node.bus.leave(stuck, politely=True)
+        node.consumer("store")
+        await until(lambda: not node.left())
+        assert sorted(node.ids("store.0")) == ["1", "2"]
+        assert node.bus.room.count == 0
+
+    story(tmp_path, body)
+
+
 def test_without_room_publishing_waits_and_goes_on(tmp_path: Path) -> None:
     async def body(world: World) -> None:
         node = await world.node()

@@ -37,7 +37,10 @@ def _instances(*instances: InstanceSpec) -> Mapping[str, InstanceSpec]:
 
 
 def test_a_table_travels_in_parts_and_names_each_subscriber() -> None:
-    table = Table({f"instance-{n}": (Subscription("orders"), Subscription(f"t{n}", "New")) for n in range(3000)})
+    table = Table(
+        {f"instance-{n}": (Subscription("orders"), Subscription(f"t{n}", "New")) for n in range(3000)},
+        {"old": "instance-7"},
+    )
     parts = table.parts()
     assert 3 <= len(parts) <= 5
     assert max(map(len, parts)) < 60_000
