@@ -1,4 +1,5 @@
-"""What a host in an environment of its own takes from the agent's: what its API needs, nothing that the environment has itself."""
+"""What a host in an environment of its own takes from the agent's: what its API and the built-in packages without dependencies
+need (a scheduler beside a publisher with a venv), nothing that the environment has itself."""
 
 from __future__ import annotations
 
@@ -8,7 +9,9 @@ from importlib.abc import MetaPathFinder
 from importlib.machinery import ModuleSpec, PathFinder
 from types import ModuleType
 
-BORROWED = frozenset({"anyio", "click", "h11", "idna", "sniffio", "starlette", "typing_extensions", "uvicorn"})
+_API = {"anyio", "click", "h11", "idna", "sniffio", "starlette", "typing_extensions", "uvicorn"}
+_AIOHTTP = {"aiohappyeyeballs", "aiohttp", "aiosignal", "attr", "attrs", "frozenlist", "multidict", "propcache", "yarl"}
+BORROWED = frozenset({*_API, *_AIOHTTP, "cronsim", "watchfiles"})
 
 libraries = ""
 """The folder of the agent's libraries; empty in a host that was forked and has them anyway."""

@@ -1,7 +1,8 @@
 """A host that starts in its packages' own environment: run by path, with the interpreter of that environment.
 
 Only two things of the agent are seen from there. `agent` itself, made importable by its path alone. And, once somebody calls the
-host's API, the few libraries of agent.host.borrowed, each only if the environment has none of that name: the packages' own win.
+host's API or a built-in package is loaded, the few libraries of agent.host.borrowed, each only if the environment has none of
+that name: the packages' own win.
 """
 
 from __future__ import annotations

@@ -13,6 +13,7 @@ from agent.keeper.protocol import Code
 from agent.sdk.extension import Component, Extension, MessagePublisher, describe
 
 RESERVED = ("agent", "reconciler")
+BUILT_IN = "tdie_"  # how modules of built-in packages begin: they use libraries of the agent without declaring them
 
 
 class CannotLoad(Invalid):
@@ -29,6 +30,8 @@ def load(code: Code, base: type[Extension]) -> type[Extension]:
         raise CannotLoad(f"componentType {code.component_type!r} is not module:Class", where=where)
     root = Path(code.content_root)
     _make_importable(root, where)
+    if module_name.startswith(BUILT_IN):
+        borrowed.lend()
     if (held := sys.modules.get(module_name)) is not None:
         _check_origin(held, root, module_name, where)
     try:
