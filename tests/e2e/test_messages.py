@@ -113,7 +113,7 @@ def _kill_one(made: System, chance: random.Random) -> str:
 
 
 def test_each_file_is_one_row_while_hosts_and_agents_are_killed(workflow: System) -> None:
-    made, chance = workflow, random.Random(20)
+    made, chance = workflow, random.Random(int(os.environ.get("TDIE_SEED", "20")))
     database, inbox = made.folder / "rows.sqlite", made.inbox
     began = time.monotonic()
     killed: list[str] = []

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from agent.clock import Monotonic
-from agent.wire import ReplicaOrder
+from agent.wire import ReplicaOrder, SubscriptionSpec
 from reconciler.model.observed import Record
 from reconciler.model.plan import Verdict
 from reconciler.planning import PlanBroken, plan, planner
@@ -61,6 +61,17 @@ def test_secrets_are_veiled_also_inside_structures() -> None:
     text = differences(old.spec, new.spec)
     assert text == "settings.db.host: a → b, settings.db.password: *** → ***, +1 more"
     assert "hunter" not in differences(old.spec, instance("web").spec)
+
+
+def test_other_subscriptions_are_told_and_taken_over_in_place() -> None:
+    spec = instance("web", "1.0.0", replicas=1).spec
+    subscribed = spec.model_copy(
+        update={"subscribe": (SubscriptionSpec(topic="orders", type="New"), SubscriptionSpec(topic="news"))}
+    )
+    assert differences(spec, subscribed) == "subscribe: (none) → orders/New news"
+    wanted = replace(instance("web", "1.0.0", replicas=1), spec=subscribed, spec_hash=subscribed.hash())
+    entry = ReplicaOrder(replica="web.0", instance="web", spec=spec, spec_hash=spec.hash())
+    assert compare(Pair("web.0", wanted, entry)).verdict is Verdict.RECONFIGURE
 
 
 def test_a_cycle_breaks_the_plan_with_a_name() -> None:
