@@ -153,9 +153,11 @@ async def test_messages_survive_a_killed_broker(rabbit: Server, exchange: str, b
             await until(lambda: len(taken) == 1)
         for number in range(20):
             await publisher.publish(Message(number))
+        await asyncio.to_thread(rabbit.stop, kill=True)
+        await asyncio.to_thread(rabbit.start)
         async with receiving(publisher, Subscription("orders")) as taken:
             await bound(2)
-            await until(lambda: len(taken) == 20)
+            await until(lambda: len(taken) == 20, within=20)
             await asyncio.to_thread(rabbit.stop, kill=True)
             waiting = asyncio.create_task(publisher.publish(Message("while it was away")))
             await asyncio.sleep(0.3)

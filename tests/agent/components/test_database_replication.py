@@ -39,6 +39,7 @@ def postgres() -> Iterator[Server]:
     os.chown(home, user.pw_uid, user.pw_gid)
     who: dict[str, Any] = {"user": user.pw_uid, "group": user.pw_gid, "extra_groups": []} if os.getuid() == 0 else {}
     made = [str(find("initdb")), "-D", str(home / "data"), "-U", "tdie", "-A", "trust", "-E", "UTF8", "--no-sync"]
+    made += ["--locale-provider=icu", "--icu-locale=en-US", "--locale=C.UTF-8"]  # sorts otherwise than SQLite does
     subprocess.run(made, check=True, capture_output=True, timeout=60, cwd=home, **who)
     (port,) = free_ports(1)
     settings = {
