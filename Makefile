@@ -1,7 +1,7 @@
 # Everything a fresh machine with Git, make and Python 3.11 needs. `make demo` and `make test` do all the set-up.
 PYTHON ?= python3
 BIN := .venv/bin
-.PHONY: demo demo-check test bench lint types imports schemas check pins clean
+.PHONY: demo demo-check test bench sim lint types imports schemas check pins clean
 
 .venv/.ready: requirements-dev.txt pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "tdie needs Python 3.11 or later: make PYTHON=...")'
@@ -22,6 +22,9 @@ test: .venv/.ready
 
 bench: .venv/.ready
 	$(BIN)/python -m tests.bench
+
+sim: .venv/.ready           ## seeded histories of the whole system with faults, on virtual time
+	$(BIN)/python -m reconciler.simulation --seeds 200
 
 lint: .venv/.ready
 	$(BIN)/ruff check .

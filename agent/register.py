@@ -275,7 +275,7 @@ class Registrar:
         """Take away what an earlier life of this agent left in Consul."""
         if not (self._sweep_due and self._complete):
             return
-        for service in await self._ours():
+        for service in sorted(await self._ours()):
             if service not in self._ids():
                 await self._consul.deregister(service)
         self._sweep_due = False

@@ -119,8 +119,13 @@ class Leadership:
                 await self._consul.session_destroy(session)
 
     async def _until_registered(self) -> None:
+        """Registered anew. The old check goes first, and with it any session of an earlier life of ours.
+
+        That session is bound to a check of the same name: our own beats would keep it, and its lock, alive for ever.
+        """
         while True:
             try:
+                await self.withdraw()
                 await self.register()
                 return
             except Waiting as error:

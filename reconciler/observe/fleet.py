@@ -184,6 +184,7 @@ class Fleet:
         index = 0
         prefix = keys.record(self._cluster, "nodes") + "/"
         known: dict[str, bytes] = {}
+        self._wishes.clear()  # an earlier leadership of ours may have missed that one was taken back
         while True:
             try:
                 index, entries = await self._consul.watch_all(prefix, index, WATCH)

@@ -30,9 +30,9 @@ class World:
     openings: Openings
     outlook: Outlook
     positions: dict[str, int]  # of instances in the order of waves
-    unheard: Mapping[
-        str, frozenset[str] | None
-    ]  # nodes that never told this leader what they run, and what Consul shows
+    # Nodes that never told this leader what they run, with the replicas Consul shows there (None: not known):
+    unheard: Mapping[str, frozenset[str] | None]  # those that are silent
+    lost_unheard: Mapping[str, frozenset[str] | None]  # those that are lost
     lost: tuple[str, ...]  # listed nodes that are lost
     record: Record
     mass_failure: bool  # so many that nothing is moved
@@ -43,6 +43,14 @@ class World:
     def may_run(self, replica: str) -> tuple[str, ...]:
         """The nodes that may run a replica although this leader was never told so."""
         return tuple(node for node, shown in self.unheard.items() if shown is None or replica in shown)
+
+    def may_have_run(self, replica: str) -> bool:
+        """Whether a lost node may have run a replica although this leader was never told so."""
+        return any(shown is None or replica in shown for shown in self.lost_unheard.values())
+
+    def shown_on_lost(self, replica: str) -> str:
+        """The lost node on which Consul shows a replica; empty if there is none."""
+        return next((node for node, shown in self.lost_unheard.items() if shown is not None and replica in shown), "")
 
     def presence(self, node: str) -> Presence:
         return self.fleet.sites[node].presence

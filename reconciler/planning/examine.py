@@ -157,6 +157,8 @@ def _why_start(world: World, spec: InstanceSpec, name: str, node: str, lost: Sig
         return (
             (Cause.NODE_LOST, f"node {lost.node} lost") if gone else (Cause.NODE_REMOVED, f"node {lost.node} removed")
         )
+    if spec.per_node is None and (before := world.shown_on_lost(name)):
+        return Cause.NODE_LOST, f"node {before} lost"
     held = [s for sights in world.fleet.of(spec.name).values() for s in sights if s.entry is not None]
     if spec.per_node is not None and any(s.entry and s.entry.spec_hash == spec.spec_hash for s in held):
         assignment = world.view(node).assignment

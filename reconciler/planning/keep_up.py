@@ -5,7 +5,7 @@ from __future__ import annotations
 from agent.clock import Monotonic
 from agent.wire import ReplicaState
 from reconciler.model.desired import InstanceSpec
-from reconciler.model.plan import HoldReason
+from reconciler.model.plan import Cause, HoldReason, Verdict
 from reconciler.planning.cases import Case, Standing, Step, World
 
 
@@ -32,6 +32,7 @@ def spare(world: World, case: Case) -> None:
     most = max(1, spec.update.max_parallel.of(len(case.standings) + case.missing))
     under_way = len(away)
     down = under_way + sum(1 for s in case.standings if not s.healthy and (not s.new or s.replica in going))
+    down += sum(_was_there(world, step) for step in case.steps)
     picked = 0
     for step in sorted(waiting, key=lambda step: not step.dead):
         costs = 0 if step.dead else 1
@@ -40,6 +41,15 @@ def spare(world: World, case: Case) -> None:
             down += costs
         else:
             _hold(step, away, spec, most, down)
+
+
+def _was_there(world: World, step: Step) -> bool:
+    """Whether a replica that is to be started ran before, or may run where nobody can see it: it is missed, unlike a new one."""
+    if step.change.verdict is not Verdict.START or step.in_flight:
+        return False
+    unseen = step.hold is not None and step.hold.reason is HoldReason.NODE_SILENT
+    gone = step.change.cause in (Cause.NODE_LOST, Cause.NODE_REMOVED)
+    return unseen or gone or world.may_have_run(step.change.replica)
 
 
 def missed_deadline(standing: Standing, spec: InstanceSpec, now: Monotonic) -> bool:

@@ -87,6 +87,7 @@ def _world(desired: DesiredState, observed: ObservedState, record: Record, now: 
         if site.listed and name in observed.nodes
     ]
     lost = tuple(site.name for site, _ in listed if site.presence is Presence.LOST)
+    untold = [(site, view) for site, view in listed if view.assignment is None and view.accepted is None]
     failover = cluster.failover
     outlook = Outlook(memo.fleet, memo.rooms, memo.fleet.situation(desired.commit), cluster.sync.prune != "false")
     return World(
@@ -98,7 +99,8 @@ def _world(desired: DesiredState, observed: ObservedState, record: Record, now: 
         openings=Openings(memo.fleet),
         outlook=outlook,
         positions=memo.positions,
-        unheard={s.name: v.may_run for s, v in listed if s.silent and v.assignment is None and v.accepted is None},
+        unheard={site.name: view.may_run for site, view in untold if site.silent},
+        lost_unheard={site.name: view.may_run for site, view in untold if site.presence is Presence.LOST},
         lost=lost,
         record=record,
         mass_failure=len(lost) >= max(failover.mass_at_least, failover.mass_fraction * len(cluster.nodes)),

@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import AsyncIterator, Collection, Mapping
 from dataclasses import dataclass, field, replace
 from itertools import count
+from typing import Protocol
 
 from agent.clock import Clock
 from agent.errors import TdieError, Waiting
@@ -21,6 +22,29 @@ INSTALL_TAKES = 0.5
 _pids = count(1000)
 
 
+class Witness(Protocol):
+    """Sees everything that happens to processes, and asks nobody."""
+
+    def row(self, node: str, row: HostRow) -> None:
+        """A host is in this state now."""
+
+    def stops(self, node: str, row: HostRow) -> None:
+        """An agent is about to stop this host."""
+
+    def off(self, node: str) -> None:
+        """The machine died, or nobody can reach it any more."""
+
+
+class Nobody:
+    """A witness that looks away."""
+
+    def row(self, node: str, row: HostRow) -> None: ...
+
+    def stops(self, node: str, row: HostRow) -> None: ...
+
+    def off(self, node: str) -> None: ...
+
+
 @dataclass(slots=True)
 class Machine:
     """What outlives an agent on one simulated machine."""
@@ -34,10 +58,12 @@ class Machine:
     broken: set[str] = field(default_factory=set)  # versions (name@version) whose hosts never become healthy
     problems: dict[str, str] = field(default_factory=dict)  # what its keeper says of itself
     listeners: list[asyncio.Queue[HostRow | None]] = field(default_factory=list)
+    witness: Witness = field(default_factory=Nobody)
 
     def put(self, row: HostRow) -> None:
         """The row is what everybody sees from now on."""
         self.rows[row.replica] = row
+        self.witness.row(self.name, row)
         for listener in self.listeners:
             listener.put_nowait(row)
 
@@ -64,6 +90,7 @@ class Machine:
         """Everything on the machine is gone but what is on its disk."""
         self.up = False
         self.rows.clear()
+        self.witness.off(self.name)
         self.boot += 1
         for listener in self.listeners:
             listener.put_nowait(None)
@@ -104,6 +131,7 @@ class SimKeeper:
         row = self._machine.rows.get(replica)
         if row is None or row.state in ("Stopped", "Stopping"):
             return
+        self._machine.witness.stops(self._machine.name, row)
         self._machine.put(replace(row, state="Stopping", healthy=False, since=self._machine.clock.now()))
         asyncio.get_running_loop().call_later(STOP_TAKES, self._stopped, replica)
 

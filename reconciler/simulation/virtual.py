@@ -8,7 +8,8 @@ from collections.abc import Callable, Coroutine
 from concurrent.futures import Executor
 from contextvars import Context
 from datetime import UTC, datetime, timedelta
-from typing import TypeVar, TypeVarTuple
+from itertools import count
+from typing import Any, TypeVar, TypeVarTuple
 
 from agent.clock import Monotonic
 
@@ -35,6 +36,17 @@ class _Instant(selectors.SelectSelector):
         return super().select(0)
 
 
+class _Numbered(asyncio.Task[Any]):
+    """A task whose place in a set is the same in every run, where others go by their address in memory."""
+
+    def __init__(self, coro: Any, number: int, loop: asyncio.AbstractEventLoop, context: Context | None) -> None:
+        self._number = number
+        super().__init__(coro, loop=loop, context=context)
+
+    def __hash__(self) -> int:
+        return self._number
+
+
 class VirtualLoop(asyncio.SelectorEventLoop):
     """An event loop whose `time()` moves only when everything that is ready has run."""
 
@@ -42,6 +54,11 @@ class VirtualLoop(asyncio.SelectorEventLoop):
         self._instant = _Instant()
         self._now = 0.0
         super().__init__(self._instant)
+        self._numbers = count()
+        self.set_task_factory(self._task)
+
+    def _task(self, _loop: asyncio.AbstractEventLoop, coro: Any, context: Context | None = None) -> asyncio.Task[Any]:
+        return _Numbered(coro, next(self._numbers), self, context)
 
     def time(self) -> float:
         return self._now

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
 
@@ -20,7 +21,7 @@ from reconciler.edges import Edges
 from reconciler.execution.leadership import Leadership
 from reconciler.loop import Loop
 from reconciler.model.desired import DesiredState
-from reconciler.simulation.hosts import Machine, SimInstaller, SimKeeper, SimPorts, SimProber
+from reconciler.simulation.hosts import Machine, Nobody, SimInstaller, SimKeeper, SimPorts, SimProber, Witness
 from reconciler.simulation.virtual import VirtualClock, VirtualLoop
 from reconciler.source.sourced import Sourced
 from reconciler.wakeups import Wakeups
@@ -68,26 +69,44 @@ class Node:
     task: asyncio.Task[None] | None = None
     starts: int = 0
     cut: bool = False  # no way between it and the controllers
+    consul_cut: bool = False  # … nor between it and Consul
+    gone: asyncio.Event = field(default_factory=asyncio.Event)  # set whenever waiting callers must look again
+
+    def moved(self) -> None:
+        """Ways opened or closed, or the agent is another one."""
+        self.gone.set()
+        self.gone = asyncio.Event()
 
 
 class SimNodes:
-    """The network between controllers and agents."""
+    """The network between one controller and the agents."""
 
-    def __init__(self, nodes: dict[str, Node]) -> None:
+    def __init__(self, nodes: dict[str, Node], world: World | None = None) -> None:
         self._nodes = nodes
+        self._world = world
+        self.cut = False  # this controller reaches nobody
 
     async def claim(self, api: str, claim: Claim) -> Claimed:
         return await (await self._reach(api)).claim(claim)
 
     async def assign(self, api: str, assignment: Assignment) -> Accepted:
-        return await (await self._reach(api)).assign(assignment)
+        called = await self._reach(api)
+        before = called.assignment
+        accepted = await called.assign(assignment)
+        if self._world is not None:
+            self._world.accepted(api.removeprefix("sim://"), before, assignment)
+            if self._world.random.random() < self._world.lossy:
+                raise Waiting(f"{api} does not answer")  # it did what it was told, and nobody hears of it
+        return accepted
 
     async def report(self, api: str, index: int, wait: float, agent: str) -> Report:
         called = await self._reach(api)
         answer = asyncio.ensure_future(called.report(index, wait, agent))
         try:
             while not answer.done():
-                await asyncio.wait([answer], timeout=0.25)
+                gone = asyncio.ensure_future(self._nodes[api.removeprefix("sim://")].gone.wait())
+                await asyncio.wait([answer, gone], return_when=asyncio.FIRST_COMPLETED)
+                gone.cancel()
                 if (await self._reach(api)) is not called:
                     raise Waiting(f"{api} went away")
             return answer.result()
@@ -108,7 +127,7 @@ class SimNodes:
     async def _reach(self, api: str) -> Agent:
         await asyncio.sleep(LATENCY)
         node = self._nodes[api.removeprefix("sim://")]
-        if node.cut or node.agent is None or not node.machine.up:
+        if self.cut or node.cut or node.agent is None or not node.machine.up:
             raise Waiting(f"{api} does not answer")
         return node.agent
 
@@ -119,7 +138,9 @@ class Controller:
 
     loop: Loop
     consul: MemoryConsul
+    net: SimNodes
     task: asyncio.Task[None]
+    consul_cut: bool = False
 
 
 class World:
@@ -130,18 +151,21 @@ class World:
         assert isinstance(running, VirtualLoop)
         self.clock = VirtualClock(running)
         self.random = random.Random(seed)
-        self.store = Store(now=self.clock.now)
+        self.store = Store(now=self.clock.now, new_id=lambda: f"{self.random.getrandbits(64):016x}")
         self.source = SimSource()
         self.nodes: dict[str, Node] = {}
         self.controllers: dict[str, Controller] = {}
         self.missing: set[str] = set()  # packages (name@version) that nobody serves
-        self._net = SimNodes(self.nodes)
+        self.lossy = 0.0  # how often the answer to an assignment is lost
+        self.witness: Witness = Nobody()
+        self.accepted: Callable[[str, Assignment | None, Assignment], None] = lambda _node, _before, _after: None
+        self._consul_away = False
 
     # ------------------------------------------------------------------------------------------- machines
 
     def add_machine(self, name: str) -> Node:
         """A machine that is up, without an agent yet."""
-        node = self.nodes[name] = Node(Machine(name, self.clock))
+        node = self.nodes[name] = Node(Machine(name, self.clock, witness=self.witness))
         return node
 
     def start_agent(self, name: str) -> None:
@@ -149,6 +173,7 @@ class World:
         node = self.nodes[name]
         node.starts += 1
         node.consul = MemoryConsul(self.store)
+        node.consul.cut = self._consul_away or node.consul_cut
         settings = NodeSettings(cluster=CLUSTER, node=name, api=f"sim://{name}", address=name)
         node.agent = Agent(
             settings,
@@ -166,6 +191,7 @@ class World:
             ),
         )
         node.task = asyncio.create_task(node.agent.run(), name=f"agent {name}")
+        node.moved()
 
     async def crash_agent(self, name: str) -> None:
         """The agent is gone from one moment to the next; its hosts go on."""
@@ -174,6 +200,8 @@ class World:
             node.consul.cut = True  # nothing it does while it ends reaches Consul
         await _end(node.task)
         node.agent = node.task = None
+        self.witness.off(name)
+        node.moved()
 
     async def power_off(self, name: str) -> None:
         """The machine dies with everything on it."""
@@ -188,34 +216,49 @@ class World:
     def cut(self, name: str, *, consul: bool) -> None:
         """No way to the controllers any more, and none to Consul if so asked."""
         node = self.nodes[name]
-        node.cut = True
-        if consul and node.consul is not None:
-            node.consul.cut = True
+        node.cut, node.consul_cut = True, node.consul_cut or consul
+        self.witness.off(name)
+        self._apply_cuts()
+        node.moved()
 
     def heal(self, name: str) -> None:
         """All ways are open again."""
         node = self.nodes[name]
-        node.cut = False
-        if node.consul is not None:
-            node.consul.cut = False
+        node.cut = node.consul_cut = False
+        self._apply_cuts()
+        node.moved()
 
     def consul_away(self, away: bool) -> None:
         """Nobody reaches Consul any more, or everybody does again."""
+        self._consul_away = away
+        self._apply_cuts()
+
+    def cut_controller(self, name: str, *, consul: bool, nodes: bool) -> None:
+        """These ways of a controller are closed, the others open."""
+        controller = self.controllers[name]
+        controller.consul_cut, controller.net.cut = consul, nodes
+        self._apply_cuts()
         for node in self.nodes.values():
-            if node.consul is not None:
-                node.consul.cut = away
+            node.moved()
+
+    def _apply_cuts(self) -> None:
+        for node in self.nodes.values():
+            if node.consul is not None and node.agent is not None:
+                node.consul.cut = self._consul_away or node.consul_cut
         for controller in self.controllers.values():
-            controller.consul.cut = away
+            controller.consul.cut = self._consul_away or controller.consul_cut
 
     # ------------------------------------------------------------------------------------------- controllers
 
     def start_controller(self, name: str) -> Loop:
         """A controller runs; the first one leads."""
-        consul = MemoryConsul(self.store)
-        edges = Edges(self.source, consul, self._net, self.clock, lambda digest: f"sim://packages/{digest}")
+        consul, net = MemoryConsul(self.store), SimNodes(self.nodes, self)
+        consul.cut = self._consul_away
+        edges = Edges(self.source, consul, net, self.clock, lambda digest: f"sim://packages/{digest}")
         leadership = Leadership(CLUSTER, name, f"sim://{name}", consul=consul, clock=self.clock)
         loop = Loop(CLUSTER, edges, leadership, Board(CLUSTER, self.clock), Wakeups())
-        self.controllers[name] = Controller(loop, consul, asyncio.create_task(loop.run(), name=f"controller {name}"))
+        task = asyncio.create_task(loop.run(), name=f"controller {name}")
+        self.controllers[name] = Controller(loop, consul, net, task)
         return loop
 
     async def crash_controller(self, name: str) -> None:

@@ -21,7 +21,7 @@ class Base:
         self.index = 1
         self.one_index: int | None = None  # all changes of one transaction share it
         self.changes: dict[tuple[Kind, str], Any] = {}
-        self.listeners: set[Listener] = set()
+        self.listeners: dict[Listener, None] = {}  # in order
 
     def bump(self) -> int:
         """The index of the change that is about to happen."""
@@ -38,7 +38,7 @@ class Base:
     def detach(self) -> None:
         """Make this (a copy) independent of whoever listens and of the journal."""
         self.changes = {}
-        self.listeners = set()
+        self.listeners = {}
 
     def take_changes(self) -> dict[tuple[Kind, str], Any]:
         """What changed since the last call."""

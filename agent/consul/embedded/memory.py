@@ -28,7 +28,7 @@ class MemoryConsul:
     def __init__(self, store: Store) -> None:
         self.store = store
         self._cut = False
-        self._waiting: set[asyncio.Event] = set()
+        self._waiting: dict[asyncio.Event, None] = {}  # in order, so that a simulation is the same each time
 
     @property
     def cut(self) -> bool:
@@ -37,7 +37,7 @@ class MemoryConsul:
     @cut.setter
     def cut(self, cut: bool) -> None:
         self._cut = cut
-        for event in self._waiting:
+        for event in tuple(self._waiting):
             event.set()
 
     async def get(self, key: str) -> KeyValue | None:
@@ -211,11 +211,11 @@ class MemoryConsul:
     ) -> tuple[int, T]:
         self._reachable(doing)
         waker = asyncio.Event()
-        self._waiting.add(waker)
+        self._waiting[waker] = None
         try:
             await until_changed(self.store, relevant, current, index, wait, waker=waker, interrupted=lambda: self._cut)
         finally:
-            self._waiting.discard(waker)
+            self._waiting.pop(waker, None)
         self._reachable(doing)
         return next_index(index, current()), content()
 

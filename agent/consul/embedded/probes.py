@@ -23,7 +23,7 @@ async def poll_http_checks(store: Store) -> None:
             changed.set()
 
     running: dict[str, tuple[tuple[object, ...], asyncio.Task[None]]] = {}
-    store.listeners.add(listen)
+    store.listeners[listen] = None
     try:
         async with aiohttp.ClientSession(trust_env=False) as http, asyncio.TaskGroup() as tasks:
             while True:
@@ -37,7 +37,7 @@ async def poll_http_checks(store: Store) -> None:
                 changed.clear()
                 await changed.wait()
     finally:
-        store.listeners.discard(listen)
+        store.listeners.pop(listen, None)
 
 
 def _same(check: Check) -> tuple[object, ...]:

@@ -32,7 +32,7 @@ async def until_changed(
         if relevant(kind, name):
             changed.set()
 
-    store.listeners.add(listen)
+    store.listeners[listen] = None
     try:
         while True:
             store.advance()
@@ -49,4 +49,4 @@ async def until_changed(
             except TimeoutError:
                 continue
     finally:
-        store.listeners.discard(listen)
+        store.listeners.pop(listen, None)

@@ -154,7 +154,7 @@ async def test_a_client_that_is_cut_off_knows_nothing(store: Store) -> None:
     assert kept.value == b"1"
     one.cut = False
     assert await one.get("k") == kept
-    assert store.listeners == set()
+    assert store.listeners == {}
 
 
 def test_a_waiting_client_sees_time_pass_on_a_virtual_loop() -> None:

@@ -139,3 +139,23 @@ async def test_a_lock_that_somebody_holds_is_respected(stage: Stage) -> None:
         await locks.free(["a", "b", "c"])
         assert not locks.held
         assert await owner.acquire(keys.node_lock("c", "a"), b"{}", session)
+
+
+@story
+async def test_a_controller_that_restarts_at_once_leads_again(stage: Stage) -> None:
+    """Its earlier life holds the lock by a session that is bound to a check of the same name, which the new life beats."""
+    first, terms = stage.candidate("one"), list[Term]()
+    life = asyncio.create_task(hold(first, terms), name="first life")
+    async with asyncio.timeout(5):
+        while not terms:
+            await asyncio.sleep(0.1)
+    stage.clients["one"].cut = True  # kill -9: nothing it does while it ends reaches Consul
+    life.cancel()
+    await asyncio.gather(life, return_exceptions=True)
+    again = asyncio.create_task(hold(stage.candidate("one"), terms), name="second life")
+    async with asyncio.timeout(TTL):
+        while len(terms) < 2:
+            await asyncio.sleep(0.1)
+    assert terms[1].epoch == terms[0].epoch + 1
+    again.cancel()
+    await asyncio.gather(again, return_exceptions=True)
