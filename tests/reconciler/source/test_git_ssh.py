@@ -130,5 +130,7 @@ async def test_a_server_that_goes_silent_is_cut_and_the_last_good_commit_stays(
     assert looked.trouble is not None
     assert looked.trouble.code == "GIT_UNREACHABLE"
     later = repo.commit({"one.yaml": instance("one", "wave: 2")})
-    healed = await source.look()
-    assert (healed.trouble, healed.commit) == (None, later)
+    deadline = time.monotonic() + 30
+    while (healed := await source.look()).trouble is not None:  # a second may be short for a busy machine
+        assert time.monotonic() < deadline, healed.trouble
+    assert healed.commit == later
