@@ -100,11 +100,11 @@ class Machine:
 @contextmanager
 def booted(made: System, units: Path) -> Iterator[Machine]:
     """The machine is up; at the end all its processes are gone with its process 1, and its control groups after them."""
+    _possible(made, units)
     before = _groups()
     with (made.folder / "systemd.log").open("ab") as log:
         outer = subprocess.Popen(
-            ["unshare", "--pid", "--fork", "--kill-child", "--mount", "--mount-proc", "--uts", "--ipc", "--net",
-             "sh", "-c", BOOT, "sh", str(made.folder), str(units), str(servers.find("systemd")), " ".join(TARGETS)],
+            _command(made, units, str(servers.find("systemd"))),
             env={"PATH": os.environ["PATH"], "container": "tdie-test", "HOME": "/root", "LANG": "C.UTF-8"},
             stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True,
         )  # fmt: skip
@@ -122,6 +122,21 @@ def booted(made: System, units: Path) -> Iterator[Machine]:
                 os.kill(inner, signal.SIGKILL)
         outer.wait(20)
         until(lambda: _remove(_groups() - before), "no control group is left", within=10)
+
+
+def _command(made: System, units: Path, first: str) -> list[str]:
+    """Namespaces of its own, and in them this program as process 1."""
+    return [
+        "unshare", "--pid", "--fork", "--kill-child", "--mount", "--mount-proc", "--uts", "--ipc", "--net",
+        "sh", "-c", BOOT, "sh", str(made.folder), str(units), first, " ".join(TARGETS),
+    ]  # fmt: skip
+
+
+def _possible(made: System, units: Path) -> None:
+    """Some sandboxes let nobody mount control groups: there the test is left out, and says so."""
+    tried = subprocess.run(_command(made, units, "/bin/true"), capture_output=True, text=True, timeout=30, check=False)
+    if tried.returncode != 0:
+        pytest.skip(f"NO SYSTEMD: this machine does not let us boot one: {tried.stderr.strip()[-200:]}")
 
 
 def _child(outer: subprocess.Popen[bytes]) -> int:
