@@ -66,9 +66,12 @@ def _second_copy(
         )
     step = _dropping(world, case, change_step(change, other), other)
     note_deadline(world, case, other.node)
-    if step.hold is None and not home.healthy and other.healthy and not site.overdue(world.now):
+    silent = world.fleet.sites[home.node].silent
+    if step.hold is None and (silent or not home.healthy) and other.healthy and not site.overdue(world.now):
         error = home.row.last_error if home.row is not None else ""
         detail = f"{home.replica} is not healthy on {home.node} yet" + (f": {error}" if error else "")
+        if silent:
+            detail = f"{home.replica} runs on {home.node}, which does not answer"
         step.held(HoldReason.TARGET_STARTING, detail, (home.replica, home.node))
 
 
