@@ -77,7 +77,7 @@ class Fleet:
         self._nodes: dict[str, _Node] = {}
         self._epoch = 0
         self._locks: Mapping[str, str] = {}
-        self._wishes: dict[str, NodeWish | None] = {}
+        self._wishes: dict[str, NodeWish] = {}
         self._patience_until = Monotonic(0.0)  # until then an absent catalog entry proves nothing
         self._snapshot: tuple[object, ObservedState, Monotonic | None] | None = None
         self.version = 0  # grows with every observable change
@@ -208,7 +208,7 @@ class Fleet:
         """What runs on a node that beats in Consul but never answered us is in the catalog: the rest may start elsewhere."""
         while True:
             await asyncio.sleep(UNHEARD)
-            nodes = {name: node for name, node in self._nodes.items() if node.unheard}
+            nodes = {name: node for name, node in self._nodes.items() if node.unheard and node.view.may_run is None}
             if not nodes:
                 continue
             try:
@@ -218,7 +218,7 @@ class Fleet:
                 continue
             found = {name: keys.replicas_of(self._cluster, name, (c.service_id for c in checks)) for name in nodes}
             for name, node in nodes.items():
-                if node.unheard and node.view.may_run != found[name]:
+                if node.unheard:
                     node.view = replace(node.view, may_run=found[name])
                     self._changed("consul")
 

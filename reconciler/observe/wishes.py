@@ -33,8 +33,11 @@ class Written:
         return json.dumps(fields, ensure_ascii=False).encode()
 
 
-def read(value: bytes, wall: datetime, now: Monotonic) -> NodeWish | None:
-    """The wish, its deadline on our clock; None for a value that makes no sense (nobody's node is emptied because of it)."""
+UNREADABLE = NodeWish("somebody", "what is written in Consul makes no sense; `tdie uncordon` removes it")
+
+
+def read(value: bytes, wall: datetime, now: Monotonic) -> NodeWish:
+    """The wish, its deadline on our clock. A value that makes no sense is still a wish: nothing new there, nothing moved away."""
     try:
         fields = json.loads(value)
         until = fields["deadline"]
@@ -47,4 +50,4 @@ def read(value: bytes, wall: datetime, now: Monotonic) -> NodeWish | None:
             deadline=None if deadline is None else Monotonic(now + (deadline - wall).total_seconds()),
         )
     except (ValueError, KeyError, TypeError):
-        return None
+        return UNREADABLE

@@ -22,14 +22,12 @@ NOON = datetime(2026, 11, 25, 12, tzinfo=UTC)
 def test_a_deadline_is_the_same_moment_on_another_clock() -> None:
     written = Written("ann", "new disk — Ü", NOON, True, NOON + timedelta(minutes=30))
     wish = read(written.text(), NOON + timedelta(minutes=10), Monotonic(500.0))
-    assert wish is not None
     assert (wish.who, wish.why, wish.drain, wish.deadline) == ("ann", "new disk — Ü", True, 500.0 + 20 * 60)
     assert str(wish) == "drained by ann: new disk — Ü"
 
 
 def test_a_cordon_has_no_deadline() -> None:
     wish = read(Written("ann", "", NOON).text(), NOON, Monotonic(1.0))
-    assert wish is not None
     assert (wish.drain, wish.deadline, str(wish)) == (False, None, "cordoned by ann")
 
 
@@ -38,14 +36,15 @@ def test_a_cordon_has_no_deadline() -> None:
     [b"", b"{}", b"[]", b"null", b'"drain"', b"\xff", b'{"who": 1, "why": "", "since": "", "drain": true}',
      b'{"who": "a", "why": "", "since": "", "drain": true, "deadline": "noon"}'],
 )  # fmt: skip
-def test_what_makes_no_sense_empties_no_node(value: bytes) -> None:
-    assert read(value, NOON, Monotonic(1.0)) is None
+def test_what_makes_no_sense_empties_no_node_and_fills_none(value: bytes) -> None:
+    wish = read(value, NOON, Monotonic(1.0))
+    assert (wish.drain, wish.deadline) == (False, None)
+    assert "makes no sense" in str(wish)
 
 
 def test_only_yes_drains() -> None:
     value = b'{"who": "a", "why": "", "since": "", "drain": "false", "deadline": null}'
     wish = read(value, NOON, Monotonic(1.0))
-    assert wish is not None
     assert not wish.drain
 
 
