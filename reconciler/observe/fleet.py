@@ -78,6 +78,7 @@ class Fleet:
         self._epoch = 0
         self._locks: Mapping[str, str] = {}
         self._wishes: dict[str, NodeWish] = {}
+        self._wishes_known = asyncio.Event()  # no node is claimed before: one may be cordoned or drained
         self._patience_until = Monotonic(0.0)  # until then an absent catalog entry proves nothing
         self._snapshot: tuple[object, ObservedState, Monotonic | None] | None = None
         self.version = 0  # grows with every observable change
@@ -98,6 +99,7 @@ class Fleet:
             node.poll = Witness(Says.UNKNOWN, now)
             node.follower = None
             self._nodes[name] = node
+        self._wishes_known.clear()
         self._changed("leading")
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(self._watch_catalog(tasks), name="watch agents")
@@ -107,6 +109,7 @@ class Fleet:
             tasks.create_task(self._ask_about_unheard(), name="ask Consul about nodes that were never heard")
 
     async def _watch_catalog(self, tasks: asyncio.TaskGroup) -> None:
+        await self._wishes_known.wait()
         index = 0
         while True:
             try:
@@ -194,6 +197,7 @@ class Fleet:
                 continue
             written = {entry.key.removeprefix(prefix): entry.value for entry in entries}
             if written == known:
+                self._wishes_known.set()
                 continue
             wall, now = self._clock.wall(), self._clock.now()
             for name, value in written.items():
@@ -202,6 +206,7 @@ class Fleet:
             for name in known.keys() - written.keys():
                 del self._wishes[name]
             known = written
+            self._wishes_known.set()
             self._changed("consul")
 
     async def _ask_about_unheard(self) -> None:
