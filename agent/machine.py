@@ -86,7 +86,7 @@ class MachineProber:
                         return await _tcp(check.target, port)
                     case "exec":
                         return await _exec(check.target, port, env)
-                    case "none":
+                    case "none" | "component":
                         return ""
         except TimeoutError:
             return f"{check.kind} {check.target}: no answer in {check.timeout:g} s"

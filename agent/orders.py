@@ -34,6 +34,7 @@ def host_order(
     spec, policy = order.spec, order.policy
     package = _installed(spec.package, installed)
     publisher = spec.publisher
+    interval, timeout = policy.health.of_component
     return HostOrder(
         replica=order.replica,
         instance=order.instance,
@@ -55,6 +56,8 @@ def host_order(
         restart_interval=policy.restart.interval,
         restart_delay=policy.restart.delay,
         restart_mode=policy.restart.mode,
+        check_interval=interval,
+        check_timeout=timeout,
         correlation_id=correlation_id,
         data=data,
         python=_python(environment(order, installed), environments),

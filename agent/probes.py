@@ -11,6 +11,7 @@ from agent.edges import Prober
 from agent.keeper.protocol import HostRow
 from agent.wire import HealthCheck, ReplicaState
 
+PROBED = ("http", "tcp", "exec")  # by the agent; a component is asked by its own host
 _EAGER = 0.1  # seconds before the second look at a fresh process; doubled until it is the check's interval
 
 
@@ -49,7 +50,7 @@ class Probes:
     def consider(self, row: HostRow | None, replica: str, check: HealthCheck) -> None:
         """Probe this replica from now on, as it is now, or not at all."""
         probe = None
-        if check.kind != "none" and row is not None and row.state == ReplicaState.STARTED:
+        if check.kind in PROBED and row is not None and row.state == ReplicaState.STARTED:
             probe = Probe(check, row.pid, row.started_at, row.order.port, row.order.env)
         if probe == self._wanted.get(replica):
             return

@@ -321,14 +321,14 @@ def policy_kept(case: Case) -> bool:
     if case.row is None or case.wanted is None:
         return False
     held, policy = case.row.order, case.wanted.policy
-    restart = policy.restart
-    return (held.restart_attempts, held.restart_interval, held.restart_delay, held.restart_mode, held.stop_grace) == (
-        restart.attempts,
-        restart.interval,
-        restart.delay,
-        restart.mode,
-        policy.stop_grace,
-    )
+    restart, health = policy.restart, policy.health
+    return health.of_component == (held.check_interval, held.check_timeout) and (
+        held.restart_attempts,
+        held.restart_interval,
+        held.restart_delay,
+        held.restart_mode,
+        held.stop_grace,
+    ) == (restart.attempts, restart.interval, restart.delay, restart.mode, policy.stop_grace)
 
 
 def only_settings(case: Case) -> bool:

@@ -115,12 +115,18 @@ class RestartPolicy(Wire):
 
 
 class HealthCheck(Wire):
-    """A probe beyond the host's own state. `kind` none: healthy is Started and the component's own state."""
+    """A probe beyond the host's own state. `kind` none: healthy is Started and the component's own state; `component`: the
+    host asks the component's `check`."""
 
-    kind: Literal["none", "http", "tcp", "exec"] = "none"
+    kind: Literal["none", "http", "tcp", "exec", "component"] = "none"
     target: str = ""  # URL path or URL, port, or command line
     interval: float = 10.0
     timeout: float = 2.0
+
+    @property
+    def of_component(self) -> tuple[float, float]:
+        """Interval and timeout in which a host asks its component; zeros when it is not to ask."""
+        return (self.interval, self.timeout) if self.kind == "component" else (0.0, 0.0)
 
 
 class ReplicaPolicy(Wire):

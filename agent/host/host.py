@@ -43,6 +43,7 @@ class Host:
             "healthy": self.state is HostState.STARTED and members is not None and members.healthy,
             "component": members.component.state if members else None,
             "publisher": members.publisher.state if members and members.publisher else None,
+            "ailing": f"health check: {members.ailing}" if members is not None and members.ailing else "",
             "cause": self.cause,
             "final": self.final,
         }
@@ -68,6 +69,13 @@ class Host:
             self.order = order
             await self._attempt(self._configure)
             await self._attempt(self._start)
+
+    def adjust(self, order: HostOrder) -> None:
+        """What of this order is policy counts from now on; what runs is not touched."""
+        self.order = order
+        if self.members is not None and self.members.checkup is not None:
+            self.members.checkup.take(order)
+        self._told()
 
     async def destroy(self) -> None:
         """Destroyed: stopped if it was running, and everything given back."""

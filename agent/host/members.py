@@ -7,6 +7,7 @@ import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from agent.host.checkup import Checkup
 from agent.host.inbound import FromBus, Inbound
 from agent.host.injection import Services, construct
 from agent.host.loading import load
@@ -53,6 +54,7 @@ class Members:
     component: Component
     publisher: MessagePublisher | None
     inbound: Inbound | None = None
+    checkup: Checkup | None = None
     closed: bool = False
 
     @property
@@ -61,7 +63,12 @@ class Members:
 
     @property
     def healthy(self) -> bool:
-        return all(member.state is ObjectState.STARTED for member in self.in_start_order)
+        return not self.ailing and all(member.state is ObjectState.STARTED for member in self.in_start_order)
+
+    @property
+    def ailing(self) -> str:
+        """What the component says is wrong with it; empty when it is well or not asked."""
+        return self.checkup.error if self.checkup is not None else ""
 
     @property
     def failure(self) -> str:
@@ -86,10 +93,14 @@ class Members:
             raise
         if self.inbound is not None:
             self.inbound.start()
+        if self.checkup is not None:
+            self.checkup.start()
 
     async def stop(self) -> None:
         """No message comes any more; component and then publisher are Stopped. The first error comes out once both were
         asked."""
+        if self.checkup is not None:
+            self.checkup.stop()
         if self.inbound is not None:
             await self.inbound.stop()
         errors: list[Exception] = []
@@ -166,7 +177,8 @@ def make(order: HostOrder, changed: Callable[[], None], bus: FromBus | None = No
         Services(binding, sourced, own),
     )
     assert isinstance(component, Component)
-    return Members(component, publisher, Inbound(order, component, publisher, bus))
+    inbound = Inbound(order, component, publisher, bus)
+    return Members(component, publisher, inbound, Checkup(component, order, changed))
 
 
 def _publisher(order: HostOrder, changed: Callable[[], None]) -> MessagePublisher | None:

@@ -114,13 +114,13 @@ class _Run:
 
     def _adjust(self, order: HostOrder) -> None:
         before = self._host.order.log
-        self._host.order = self._lines.order = order
+        self._lines.order = order
         if order.log != before:
             descriptor = resources.open_log(order.log)
             os.dup2(descriptor, 1)
             os.dup2(descriptor, 2)
             os.close(descriptor)
-        self._told()
+        self._host.adjust(order)
 
     def _told(self) -> None:
         self._uplink.tell(self._host.status())

@@ -14,12 +14,20 @@ MAX_LINE = 32 << 20
 _ORDER = {f.name: f for f in dataclasses.fields(HostOrder)}
 _CODE = {f.name for f in dataclasses.fields(Code)}
 _LATER = frozenset(
-    {"python", "subscriptions", "bus", "data"}
+    {"python", "subscriptions", "bus", "data", "check_interval", "check_timeout"}
 )  # left out while empty: a keeper from before them obeys the order
 _TEXTS = (
     "replica", "instance", "node", "spec_hash", "runtime", "bus", "log", "data", "restart_mode", "correlation_id", "python"
 )  # fmt: skip
-_NUMBERS = ("port", "stop_grace", "restart_attempts", "restart_interval", "restart_delay")
+_NUMBERS = (
+    "port",
+    "stop_grace",
+    "restart_attempts",
+    "restart_interval",
+    "restart_delay",
+    "check_interval",
+    "check_timeout",
+)
 
 
 class VersionSkew(Invalid):

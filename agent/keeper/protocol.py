@@ -48,6 +48,8 @@ class HostOrder:
     restart_mode: Literal["fail", "delay"] = "fail"
     correlation_id: str = ""
     data: str = ""  # folder of the replica's own on this node; made when it is needed
+    check_interval: float = 0.0  # seconds between questions to the component itself how it is; 0: it is not asked
+    check_timeout: float = 0.0
     python: str = ""  # interpreter of the packages' own environment; empty for the agent's, forked by the zygote
 
 

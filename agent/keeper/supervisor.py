@@ -163,7 +163,7 @@ class Supervisor:
         current = said.get("spec_hash") == host.order.spec_hash or said.get("replica") != host.order.replica
         if not host.ending and current:  # else it speaks of what it ran before it was reconfigured
             if host.host_state == "Started":
-                host.state, host.last_error = STARTED, ""
+                host.state, host.last_error = STARTED, str(said.get("ailing", ""))
             elif host.host_state == "Stopping":
                 host.state = STOPPING
             elif host.host_state in ("Stopped", "Destroyed"):

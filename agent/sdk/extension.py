@@ -172,6 +172,14 @@ class Component(Extension):
         """
         return None
 
+    async def check(self) -> None:
+        """Return when all is well, raise to say what is not; for instances whose `health` says `component: true`.
+
+        Asked every `interval`, with `timeout`, while the component is started. What is raised makes the replica unhealthy and
+        is shown to people; it stays started, and healthy is what it is again once this returns.
+        """
+        raise Refused(f"{type(self).__name__} has no check, and its instance asks for it", code="CHECK_MISSING")
+
     async def receive(self, message: Message) -> None:
         """Work on one message of what the instance subscribes to; for components that subscribe.
 

@@ -19,7 +19,7 @@ from pydantic.alias_generators import to_camel
 from agent.packages.manifest import is_version
 from reconciler.model import where
 from reconciler.model.desired import Share
-from reconciler.model.units import Bytes, CountOrShare, Name, Seconds, shown
+from reconciler.model.units import Bytes, CountOrShare, Name, Rhythm, Seconds, shown
 from reconciler.model.versions import split_reference
 from reconciler.model.windows import check_schedule
 
@@ -179,7 +179,7 @@ class Sync(Document):
 
     mode: Literal["auto", "manual", "dry-run"] = "auto"
     """`manual` waits for `tdie apply`; `dry-run` only shows plans."""
-    interval: Seconds = 50.0
+    interval: Rhythm = 50.0
     """How often is looked when nothing wakes the controller."""
     self_heal: bool = True
     """False: what somebody stopped on its node stays stopped until `tdie apply` or another spec. Crashes restart anyway."""
@@ -371,7 +371,7 @@ class Restart(Document):
 
 
 class Health(Document):
-    """A probe beyond the replica's own state: one of http, tcp, exec."""
+    """A probe beyond the replica's own state: one of http, tcp, exec, component."""
 
     http: str | None = None
     """A path such as /health on the replica's port, or a URL."""
@@ -379,16 +379,16 @@ class Health(Document):
     """A port that must accept connections."""
     exec: str | None = None
     """A command line that must exit with 0."""
-    component: Any = None
-    """Not available in this version."""
-    interval: Seconds = 10.0
-    timeout: Seconds = 2.0
+    component: bool = False
+    """Whether the component itself is asked: its `check` must return."""
+    interval: Rhythm = 10.0
+    timeout: Rhythm = 2.0
 
     @model_validator(mode="after")
     def _one(self) -> Health:
-        given = [name for name in ("http", "tcp", "exec", "component") if getattr(self, name) is not None]
+        given = [name for name in ("http", "tcp", "exec", "component") if getattr(self, name) not in (None, False)]
         if len(given) > 1:
-            raise ValueError(f"give one of http, tcp, exec, found {' and '.join(given)}")
+            raise ValueError(f"give one of http, tcp, exec, component, found {' and '.join(given)}")
         return self
 
 

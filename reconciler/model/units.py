@@ -5,10 +5,11 @@ from __future__ import annotations
 import re
 from typing import Annotated, Any
 
-from pydantic import BeforeValidator, Field, WithJsonSchema
+from pydantic import AfterValidator, BeforeValidator, Field, WithJsonSchema
 
 from reconciler.model.desired import Share
 
+SHORTEST = 0.1
 NAME = r"[a-z0-9-]{1,63}"
 _DURATION = re.compile(r"(?:\d{1,9}(?:\.\d{1,6})?(?:ms|s|m|h|d))+", re.ASCII)
 _PART = re.compile(r"(\d+(?:\.\d+)?)(ms|s|m|h|d)", re.ASCII)
@@ -23,6 +24,12 @@ def seconds(value: Any) -> float:
     if not isinstance(value, str) or not _DURATION.fullmatch(value):
         raise ValueError(f"expected a duration such as 50s, 10m, 1h or 1500ms, found {shown(value)}")
     return round(sum(float(number) * _SECONDS[unit] for number, unit in _PART.findall(value)), 6)
+
+
+def _not_at_once(value: float) -> float:
+    if value < SHORTEST:
+        raise ValueError(f"expected at least {SHORTEST * 1000:g}ms")
+    return value
 
 
 def size_in_bytes(value: Any) -> int:
@@ -65,6 +72,8 @@ Seconds = Annotated[
     BeforeValidator(seconds),
     WithJsonSchema({"type": "string", "pattern": "^([0-9]+(\\.[0-9]+)?(ms|s|m|h|d))+$", "examples": ["50s", "10m"]}),
 ]
+Rhythm = Annotated[Seconds, AfterValidator(_not_at_once)]
+"""Seconds between two looks, or given to one: never so few that looking is all that happens."""
 Bytes = Annotated[
     int,
     BeforeValidator(size_in_bytes),

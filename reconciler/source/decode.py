@@ -118,8 +118,6 @@ def _not_available(document: AnyDocument) -> Iterable[tuple[Path, str]]:
                 yield ("spec", "update", "autoRevert"), f"update.autoRevert {later}; use false"
             if "progress_deadline" in spec.update.model_fields_set:
                 yield ("spec", "update", "progressDeadline"), f"update.progressDeadline {later}; use healthyDeadline"
-            if spec.health.component is not None:
-                yield ("spec", "health", "component"), f"health.component {later}; use http, tcp or exec"
 
 
 _EXPECTED = {

@@ -108,6 +108,9 @@ def _kinds(body: InstanceBody, package: Packaged, publisher: Packaged | None) ->
     if body.subscribe and package.manifest.runtime == "exec":
         text = f"{package.ref} is a program: only Python components receive messages"
         wrong.append((("spec", "subscribe"), "SUBSCRIBE_EXEC", text, True))
+    if body.health.component and package.manifest.runtime == "exec":
+        text = f"{package.ref} is a program: only Python components can be asked; use http, tcp or exec"
+        wrong.append((("spec", "health", "component"), "HEALTH_EXEC", text, True))
     return wrong
 
 
@@ -139,6 +142,8 @@ def _health(health: Health) -> HealthCheck:
         return HealthCheck(kind="tcp", target=str(health.tcp), interval=health.interval, timeout=health.timeout)
     if health.exec is not None:
         return HealthCheck(kind="exec", target=health.exec, interval=health.interval, timeout=health.timeout)
+    if health.component:
+        return HealthCheck(kind="component", interval=health.interval, timeout=health.timeout)
     return HealthCheck(interval=health.interval, timeout=health.timeout)
 
 

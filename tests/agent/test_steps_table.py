@@ -84,6 +84,8 @@ TABLE: list[tuple[str, ReplicaOrder | None, HostRow | None, str, str]] = [
     ("new version of what is left stopped", order(NEW_PACKAGE, heal=False), row("Stopped"), "Start",
      "another spec is ordered, and the old one is down"),
     ("policy", order(stop_grace=3.0), row(), "Adjust", "another policy is ordered"),
+    ("asks the component", order(health={"kind": "component"}), row(), "Adjust", "another policy is ordered"),
+    ("probed by the agent", order(health={"kind": "tcp", "target": "80"}), row(), "", "as ordered"),
     ("policy in backoff", order(restart=OTHER_RESTART), row("Backoff"), "Adjust", "another policy is ordered"),
     ("as ordered", order(), row(), "", "as ordered"),
     ("starting", order(), row("Starting"), "", "as ordered"),

@@ -102,3 +102,13 @@ async def test_a_message_is_one_row_however_often_it_comes(tmp_path: Path) -> No
     with sqlite3.connect(database) as db:
         rows = db.execute("SELECT id, type, file, content FROM processed ORDER BY id").fetchall()
     assert rows == [("1", "FileProcessed", "a.txt", "ONE"), ("2", "Other", "", '{"n": 2}')]
+
+
+async def test_the_writer_is_not_well_without_its_table(tmp_path: Path) -> None:
+    database = tmp_path / "results.sqlite"
+    async with running(WRITER, {"database": str(database), "table": "processed"}) as writer:
+        await writer.component.check()
+        database.unlink()
+        with pytest.raises(sqlite3.OperationalError, match="unable to open"):
+            await writer.component.check()
+    assert not database.exists()  # looking has made no empty one

@@ -43,6 +43,14 @@ class Breaks(Component):
     async def work(self):
         raise ValueError("out of paper")
 
+class Moody(Component):
+    async def start(self): ...
+    async def check(self):
+        if os.path.exists("hang"):
+            await asyncio.sleep(600)
+        if os.path.exists("sad"):
+            raise OSError("the database is away")
+
 class Odd(Component):
     def __init__(self, settings: Settings, colour: int) -> None: ...
     async def start(self): ...

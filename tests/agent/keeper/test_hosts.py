@@ -247,6 +247,31 @@ async def test_a_shutdown_leaves_nothing(rig: Rig, is_alive: Any) -> None:
     await rig.until(lambda: process.poll() is not None)
 
 
+async def test_a_component_that_is_not_well_says_so_and_is_healthy_again(rig: Rig) -> None:
+    order = rig.order("a.0", "Moody", check_interval=0.05, check_timeout=0.2)
+    before = await rig.started(order)
+    sad, hang = rig.content / "sad", rig.content / "hang"
+    sad.touch()
+    ill = await rig.row("a.0", lambda row: not row.healthy)
+    assert (ill.state, ill.last_error) == ("Started", "health check: OSError: the database is away")
+    assert ill.since > before.since
+    sad.unlink()
+    await rig.row("a.0", lambda row: row.healthy and not row.last_error)
+    hang.touch()
+    await rig.row("a.0", lambda row: row.last_error == "health check: no answer in 0.2 s")
+    await rig.client.adjust(replace(order, check_interval=0.0, check_timeout=0.0))  # nobody asks any more
+    after = await rig.row("a.0", lambda row: row.healthy)
+    assert (after.pid, after.restarts) == (before.pid, 0)
+    await rig.client.adjust(order)
+    await rig.row("a.0", lambda row: not row.healthy)
+
+
+async def test_a_component_without_a_check_cannot_be_asked(rig: Rig) -> None:
+    await rig.client.start(rig.order("a.0", "Idle", check_interval=0.05, check_timeout=0.2))
+    row = await rig.row("a.0", lambda row: "CHECK_MISSING" in row.last_error)
+    assert (row.state, row.healthy) == ("Started", False)
+
+
 async def test_what_the_same_process_cannot_run_is_replaced(rig: Rig) -> None:
     row = await rig.started(rig.order("a.0"))
     await rig.client.reconfigure(rig.order("a.0", spec_hash="spec-2", env={"X": "1"}))

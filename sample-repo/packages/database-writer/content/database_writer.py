@@ -22,6 +22,10 @@ class DatabaseWriter(Component):
     async def start(self) -> None:
         await asyncio.to_thread(self._prepare)
 
+    async def check(self) -> None:
+        """Healthy is who can read the table: a full or broken disk is seen before a message comes."""
+        await asyncio.to_thread(self._read)
+
     async def receive(self, message: Message) -> None:
         await asyncio.to_thread(self._write, message)
 
@@ -32,6 +36,10 @@ class DatabaseWriter(Component):
                 f"CREATE TABLE IF NOT EXISTS {self._table} (id TEXT PRIMARY KEY, type TEXT, source TEXT, file TEXT,"
                 " at TEXT, correlation_id TEXT, content TEXT, properties TEXT)"
             )
+
+    def _read(self) -> None:
+        with closing(sqlite3.connect(f"{self._path.absolute().as_uri()}?mode=ro", timeout=BUSY, uri=True)) as db:
+            db.execute(f"SELECT count(*) FROM {self._table}")
 
     def _write(self, message: Message) -> None:
         content = message.content if isinstance(message.content, str) else json.dumps(message.content)
