@@ -3,42 +3,27 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable, Iterator
-from datetime import timedelta
-from functools import partial
-from typing import Literal
+from collections.abc import Iterable, Mapping
 
 import structlog
 
-from agent import keys
 from agent.apply import Applier
-from agent.carry import Carrier, HostTable
-from agent.checks import entry
+from agent.carry import Carrier
 from agent.edges import Edges, NodeSettings
-from agent.errors import Invalid, Missing, Refused, TdieError, Waiting
-from agent.keeper.protocol import Code, HostOrder, HostRow
+from agent.errors import Missing, TdieError, Waiting
+from agent.keeper.protocol import HostOrder
 from agent.keeper.sandbox import DEGRADED as SANDBOX_DEGRADED
+from agent.leadership import Leadership, accepted
 from agent.ledger import Remembered
 from agent.orders import subscriptions_of
 from agent.probes import Probes
-from agent.refusals import StaleLeader
+from agent.problems import NodeProblems
 from agent.register import NameTaken, Registrar
 from agent.report import ReportBook
-from agent.status import status_row
-from agent.steps import (
-    Collect,
-    Fetch,
-    Local,
-    Prepare,
-    Step,
-    case_of,
-    fetches,
-    in_use,
-    is_by_hand,
-    is_ready,
-    preparations,
-    step_for,
-)
+from agent.steps import Collect, Fetch, Prepare, Step, case_of, step_for
+from agent.stock import Stock
+from agent.table import HostTable
+from agent.telling import Telling
 from agent.wire import (
     Accepted,
     Assignment,
@@ -46,19 +31,15 @@ from agent.wire import (
     Claimed,
     HealthCheck,
     NodeProblem,
-    PackageStatus,
     ReplicaState,
     ReplicaStatus,
     Report,
-    content_digest,
-    digest_of,
 )
 
 log = structlog.get_logger("agent")
 
 KEEPER_LOOK = 15.0  # seconds between looks at what the keeper says of itself
 _MOVING = (ReplicaState.STARTING, ReplicaState.STOPPING, ReplicaState.BACKOFF)
-_EPOCH_PAUSE = 1.0  # seconds between tries to learn the latest epoch
 _NAME_PATIENCE = 10.0  # seconds an agent waits for Consul before it starts without having checked its name
 
 
@@ -69,20 +50,9 @@ class Agent:
         self.settings = settings
         self._edges = edges
         self._loaded = asyncio.Event()
-        self._commands = asyncio.Lock()  # claims and assignments one after the other
         self._remembered = Remembered()
-        self._epoch = 0
-        self._epoch_known = (
-            False  # not before the ledger, or without it Consul, has said which leadership is the latest
-        )
-        self._problems: dict[str, NodeProblem] = {}
-        self._package_steps: dict[str, Step] = {}
         self._told_failures: frozenset[str] = frozenset()
-        self._packages_stale = True  # while replicas are busy, packages are only told anew when they changed
-        self.by_hand: dict[str, ReplicaStatus] = {}
-        self._corrupt: dict[str, str] = {}  # digest → name, damaged on disk and not healed yet
-        self._proven: set[str] = set()
-        self._proof = asyncio.Event()
+        self._problem = NodeProblems(lambda: self._applier.look_again(()))
         self.book = ReportBook(
             cluster=settings.cluster,
             node=settings.node,
@@ -95,10 +65,12 @@ class Agent:
             linger=settings.linger,
         )
         self.table = HostTable(edges.keeper, changed=self._rows_changed, all_read=self._all_read, problem=self._problem)
-        self._carrier = Carrier(settings, edges, self.table, self._packages_changed, self._problem)
+        self._carrier = Carrier(settings, edges, self.table, self.packages_changed, self._problem)
         self._applier = Applier(
             look=self._look, carry=self._carrier.carry, looked=self._looked, clock=edges.clock, uniform=edges.uniform
         )
+        self._stock = Stock(edges, self._carrier, self.table, self._applier, self._problem)
+        self._leadership = Leadership(settings, edges, self._carrier, self.book, self._accept)
         self._probes = Probes(edges.prober, edges.clock, lambda replica: self._rows_changed((replica,)))
         self._registrar = Registrar(
             settings,
@@ -109,6 +81,16 @@ class Agent:
             agent=edges.agent,
             problem=self._problem,
         )
+        self._telling = Telling(
+            settings,
+            edges.clock,
+            carrier=self._carrier,
+            table=self.table,
+            applier=self._applier,
+            probes=self._probes,
+            book=self.book,
+            registrar=self._registrar,
+        )
 
     # ------------------------------------------------------------------------------------------- its life
 
@@ -118,15 +100,15 @@ class Agent:
         await self._first_registration()
         try:
             async with asyncio.TaskGroup() as tasks:
-                tasks.create_task(self._learn_epoch(), name="learn the latest epoch")
+                tasks.create_task(self._leadership.learn_epoch(), name="learn the latest epoch")
                 tasks.create_task(self._registrar.stay(), name="stay registered")
                 tasks.create_task(self._registrar.publish(), name="publish checks")
                 tasks.create_task(self.table.follow(), name="follow keeper")
                 tasks.create_task(self._applier.run(), name="apply")
                 tasks.create_task(self._probes.run(), name="probes")
                 tasks.create_task(self._watch_keeper(), name="watch the keeper's problems")
-                tasks.create_task(self._note_good(), name="note what runs well")
-                tasks.create_task(self._verify_packages(), name="verify packages")
+                tasks.create_task(self._stock.note_good(), name="note what runs well")
+                tasks.create_task(self._stock.verify(self.settings.verify_every), name="verify packages")
                 tasks.create_task(self._edges.bus.run(self._host_of, self._problem), name="bus")
         except* NameTaken as taken:
             raise taken.exceptions[0] from None
@@ -176,36 +158,6 @@ class Agent:
             known = set(found)
             await asyncio.sleep(KEEPER_LOOK)
 
-    async def _note_good(self) -> None:
-        """Packages whose replicas are healthy are kept for a rollback."""
-        while True:
-            await self._proof.wait()
-            self._proof.clear()
-            rows = self.table.rows.values()
-            found = {code.digest for row in rows if row.healthy for code in _codes(row)} - self._proven
-            if found:
-                try:
-                    await self._edges.installer.good(found)
-                    self._proven |= found
-                except Waiting as error:
-                    log.warning("not noted that packages run well", error=str(error))
-
-    async def _verify_packages(self) -> None:
-        """Every installed package is read again at the start and then on a slow beat; a damaged one is fetched anew."""
-        await self._loaded.wait()
-        while True:
-            try:
-                wrong = await self._edges.installer.verify()
-            except Waiting as error:
-                log.warning("packages could not be verified", error=str(error))
-                wrong = {}
-            self._corrupt |= wrong
-            for name in wrong.values():
-                log.error("a package is damaged on this disk, it is fetched anew", package=name)
-            if wrong:
-                self._packages_changed()
-            await asyncio.sleep(self.settings.verify_every)
-
     def _limits_wanted(self) -> bool:
         orders = self.assignment.replicas if self.assignment else ()
         return any(order.spec.resources.cpu or order.spec.resources.memory for order in orders)
@@ -216,6 +168,11 @@ class Agent:
         return self._loaded.is_set() and self.table.known
 
     @property
+    def by_hand(self) -> Mapping[str, ReplicaStatus]:
+        """What was started here by hand."""
+        return self._telling.by_hand
+
+    @property
     def assignment(self) -> Assignment | None:
         """The accepted assignment."""
         return self._carrier.assignment
@@ -223,16 +180,12 @@ class Agent:
     async def _load(self) -> None:
         held = await self._edges.ledger.load()
         self._remembered = held
-        self._epoch = held.epoch
         self._carrier.accept(held.assignment)
         self._carrier.ports.update(held.ports)
         self._edges.bus.know_local(subscriptions_of(held.assignment))
-        self.book.say(epoch=held.epoch, accepted=_accepted(held.assignment))
-        if held.rebuilt:
-            self._problem("STATE_REBUILT", held.rebuilt)
-        else:
-            self._epoch_known = True
-        self._packages_changed()
+        self._leadership.remember(held)
+        self._problem("STATE_REBUILT", held.rebuilt)
+        self.packages_changed()
         self._loaded.set()
 
     async def _first_registration(self) -> None:
@@ -246,68 +199,17 @@ class Agent:
         except TdieError as error:
             self._problem("CONSUL_UNAVAILABLE", str(error))
 
-    async def _learn_epoch(self) -> None:
-        """Without its ledger a node would obey a leader that was replaced long ago: Consul knows the latest epoch."""
-        key = keys.epoch(self.settings.cluster)
-        while not self._epoch_known:
-            try:
-                found = await self._edges.consul.get(key)
-                async with self._commands:
-                    self._epoch = max(self._epoch, int(found.value) if found else 0)
-                    await self._edges.ledger.save_epoch(self._epoch)
-                    self._epoch_known = True
-                self.book.say(epoch=self._epoch)
-                log.info("the ledger was lost; Consul says which epoch is the latest", epoch=self._epoch)
-            except (TdieError, ValueError) as error:
-                log.warning("the ledger was lost, and Consul does not say which epoch is the latest", error=str(error))
-                await asyncio.sleep(_EPOCH_PAUSE)
-
-    def _must_know_epoch(self) -> None:
-        if not self._epoch_known:
-            raise Waiting(
-                "the ledger was lost, and Consul has not said yet which leadership is the latest",
-                code="EPOCH_UNKNOWN",
-                where=self.settings.node,
-            )
-
     # ------------------------------------------------------------------------------------------- the node API
 
     async def claim(self, claim: Claim) -> Claimed:
         """From now on nobody with a lower epoch commands this node."""
         await self._loaded.wait()
-        self._must_know_epoch()
-        async with self._commands:
-            if claim.epoch < self._epoch:
-                raise StaleLeader(f"epoch {claim.epoch} < {self._epoch}", self._epoch)
-            if claim.epoch > self._epoch:
-                await self._edges.ledger.save_epoch(claim.epoch)
-                self._epoch = claim.epoch
-                self.book.say(epoch=claim.epoch)
-                log.info("claimed", epoch=claim.epoch)
-            return Claimed(report=self.book.whole(), assignment=self.assignment)
+        return await self._leadership.claim(claim)
 
     async def assign(self, offered: Assignment) -> Accepted:
         """The assignment is in force and on disk; sending it again changes nothing."""
         await self._loaded.wait()
-        self._must_know_epoch()
-        if (offered.cluster, offered.node) != (self.settings.cluster, self.settings.node):
-            raise Invalid(f"this is node {self.settings.cluster}/{self.settings.node}", code="WRONG_NODE")
-        if offered.digest not in _digests(offered):
-            raise Invalid(f"the content does not have digest {offered.digest}", code="DIGEST_MISMATCH")
-        async with self._commands:
-            if offered.epoch < self._epoch:
-                raise StaleLeader(f"epoch {offered.epoch} < {self._epoch}", self._epoch)
-            if offered.epoch > self._epoch:
-                raise Refused(f"epoch {offered.epoch} has not claimed this node", code="NOT_CLAIMED")
-            held = self.assignment
-            if held is not None and offered.number == held.number:
-                if offered.digest != held.digest:
-                    raise Refused(f"generation {offered.generation} was another assignment", code="GENERATION_REUSED")
-                return Accepted(epoch=held.epoch, generation=held.generation, digest=held.digest)
-            if held is not None and offered.number < held.number:
-                raise StaleLeader(f"generation {offered.generation} < {held.generation}", self._epoch)
-            await self._edges.ledger.save_assignment(offered)
-            return self._accept(offered)
+        return await self._leadership.assign(offered)
 
     async def report(self, index: int, wait: float, agent: str | None) -> Report:
         """What changed after `index`; waits up to `wait` seconds for something to tell."""
@@ -331,20 +233,19 @@ class Agent:
             raise Missing(f"no process '{replica}' on {self.settings.node}")
         return (row.order.log if row else "") or self._carrier.log_path(replica)
 
-    def _accept(self, offered: Assignment) -> Accepted:
+    def _accept(self, offered: Assignment) -> None:
         before = self._carrier.orders.keys() | self.table.rows.keys()
         self._carrier.accept(offered)
         self._edges.bus.know_local(subscriptions_of(offered))
         self._problem("STATE_REBUILT", "")
         self._applier.retry_now()
-        self.book.say(accepted=_accepted(offered), settled=False)
+        self.book.say(accepted=accepted(offered), settled=False)
         self._rows_changed(before | self._carrier.orders.keys())
-        self._packages_changed()
+        self.packages_changed()
         log.info(
             "accepted", epoch=offered.epoch, generation=offered.generation, commit=offered.commit[:8],
             replicas=len(offered.replicas),
         )  # fmt: skip
-        return Accepted(epoch=offered.epoch, generation=offered.generation, digest=offered.digest)
 
     def _host_of(self, pid: int) -> HostOrder | None:
         """What the host with this process id runs, as the keeper says."""
@@ -357,13 +258,8 @@ class Agent:
         if self.assignment is None or not self.table.known:
             return None
         if key.startswith("package "):
-            return self._package_steps.get(key)
-        return step_for(case_of(key, self._local(), self._carrier.orders, self._carrier.heirs))[0]
-
-    def _local(self) -> Local:
-        carrier = self._carrier
-        made = self._edges.installer.environments().keys()
-        return Local(carrier.assignment, carrier.installed, self.table.rows, made, carrier.in_place_refused)
+            return self._stock.steps.get(key)
+        return step_for(case_of(key, self._carrier.local(), self._carrier.orders, self._carrier.heirs))[0]
 
     def _rows_changed(self, replicas: Iterable[str]) -> None:
         """These replicas may have changed in any way: tell the report, Consul and the probes, and look what to do."""
@@ -373,10 +269,8 @@ class Agent:
             order = orders.get(name)
             check = order.policy.health if order else HealthCheck()
             self._probes.consider(rows.get(name), name, check)
-            row = rows.get(name)
-            if row is not None and row.healthy and row.order.component.digest not in self._proven:
-                self._proof.set()
-            self._tell(name)
+            self._stock.seen(rows.get(name))
+            self._telling.tell(name)
         heirs = {self._carrier.heirs[name] for name in names if name in self._carrier.heirs}
         renamed = {order.renamed_from for name in names if (order := orders.get(name)) and order.renamed_from}
         self._applier.look_again(names | heirs | renamed)
@@ -386,67 +280,14 @@ class Agent:
         ports = self._carrier.ports
         for row in self.table.rows.values():
             ports.setdefault(row.replica, row.order.port)
-        self._rows_changed(self.table.rows.keys() | self._carrier.orders.keys() | self.book.rows.keys())
-        self._packages_changed()
+        names = self.table.rows.keys() | self._carrier.orders.keys() | self.book.rows.keys() | self.by_hand.keys()
+        self._rows_changed(names)
+        self.packages_changed()
         self._registrar.complete()
 
-    def _tell(self, replica: str) -> None:
-        """The replica's row in the report, and its entry in Consul, are what is true now."""
-        order, clock = self._carrier.orders.get(replica), self._edges.clock
-        row = status_row(
-            replica,
-            order,
-            self.table.rows.get(replica),
-            failure=self._applier.failures.get(replica),
-            probe=self._probes.result(replica),
-            before=self.book.rows.get(replica) or self.by_hand.get(replica),
-            now=clock.now(),
-        )
-        if is_by_hand(replica):
-            self._tell_by_hand(replica, row)
-        elif row is None:
-            self.book.remove(replica)
-            self._registrar.hide(replica)
-        elif self.book.put(row):
-            since = clock.wall() - timedelta(seconds=max(0.0, clock.now() - row.since))
-            settings = self.settings
-            shown = partial(
-                entry, row, cluster=settings.cluster, node=settings.node, address=settings.address, since=since
-            )
-            self._registrar.show(replica, shown)
-
-    def _tell_by_hand(self, replica: str, row: ReplicaStatus | None) -> None:
-        """Told apart from what Git owns, and not in Consul."""
-        if row is not None:
-            self.by_hand[replica] = row
-        else:
-            self.by_hand.pop(replica, None)
-        self.book.say(by_hand=[self.by_hand[name] for name in sorted(self.by_hand)])
-
     def packages_changed(self) -> None:
-        """Somebody uploaded or deleted packages here."""
-        self._packages_changed()
-
-    def _packages_changed(self) -> None:
-        """Packages came, went or are ordered: what is missing is fetched, and replicas that waited for one go on."""
-        carrier = self._carrier
-        carrier.installed = dict(self._edges.installer.installed())
-        self._packages_stale = True
-        self._corrupt = {d: name for d, name in self._corrupt.items() if d not in carrier.installed}
-        damaged = ", ".join(sorted(set(self._corrupt.values())))
-        self._problem(
-            "PKG_CORRUPT", f"{damaged}: the bytes on this disk are not what their digest says" if damaged else ""
-        )
-        local = self._local()
-        steps: list[Step] = [*fetches(local), *preparations(local)]
-        if not steps and self.table.known and self.assignment is not None:
-            used = in_use(self.assignment, self.table.rows.values())
-            keep = self.assignment.policy.keep_versions
-            steps += [Collect(digest) for digest in self._edges.installer.collectable(used, keep)]
-        before = self._package_steps
-        self._package_steps = {step.key: step for step in steps}
-        waiting = {name for name, order in carrier.orders.items() if is_ready(order, local)}
-        self._applier.look_again(before.keys() | self._package_steps.keys() | waiting)
+        """Packages came, went or are ordered; also when somebody uploaded or deleted them here."""
+        self._stock.changed()
 
     def _looked(self) -> None:
         """After each round: what failed, what is fetched, and whether anything is left to do."""
@@ -456,62 +297,14 @@ class Agent:
         ]
         for key in failures.keys() | self._told_failures:
             if not key.startswith("package "):
-                self._tell(key)
+                self._telling.tell(key)
         self._told_failures = frozenset(failures)
         moving = any(row.state in _MOVING for row in self.table.rows.values())
         self.book.say(
             settled=self.assignment is not None and self.table.known and self._applier.idle and not moving,
-            packages=self._packages() if self._applier.idle or self._package_steps or self._packages_stale else None,
-            problems=sorted([*self._problems.values(), *said], key=lambda p: (p.code, p.detail)),
+            packages=self._stock.news(),
+            problems=sorted([*self._problem.all, *said], key=lambda p: (p.code, p.detail)),
         )
-
-    def _packages(self) -> tuple[PackageStatus, ...]:
-        self._packages_stale = False
-        carrier = self._carrier
-        used = in_use(self.assignment, self.table.rows.values())
-        manual = self._edges.installer.manual() - in_use(self.assignment, ())
-        rows = [
-            PackageStatus(package=found.package, state="Installed", used=digest in used, manual=digest in manual)
-            for digest, found in carrier.installed.items()
-        ]
-        for key, step in self._package_steps.items():
-            if isinstance(step, Fetch) and step.package.package.digest not in carrier.installed:
-                failure = self._applier.failures.get(key)
-                trying = failure is None or step.package.package.digest in carrier.fetching
-                error = str(failure.error) if failure else ""
-                state: Literal["Fetching", "Failed"] = "Fetching" if trying else "Failed"
-                rows.append(PackageStatus(package=step.package.package, state=state, error=error))
-        return tuple(sorted(rows, key=lambda r: (r.package.name, r.package.version, r.package.digest)))
-
-    def _problem(self, code: str, detail: str) -> None:
-        """A problem of the node as a whole is there, or with an empty detail healed."""
-        before = self._problems.get(code)
-        if detail and (before is None or before.detail != detail):
-            self._problems[code] = NodeProblem(code=code, detail=detail)
-            log.warning("problem", code=code, detail=detail)
-        elif not detail and self._problems.pop(code, None) is not None:
-            log.info("healed", code=code)
-        else:
-            return
-        self._applier.look_again(())
-
-
-def _accepted(assignment: Assignment | None) -> Accepted | None:
-    if assignment is None:
-        return None
-    return Accepted(epoch=assignment.epoch, generation=assignment.generation, digest=assignment.digest)
-
-
-def _digests(offered: Assignment) -> Iterator[str]:
-    """The digests that fit the content: as this version writes it, and as its sender wrote it (without newer fields)."""
-    yield content_digest(offered.packages, offered.replicas, offered.policy)
-    raw = offered.model_dump(mode="json", by_alias=True, exclude_unset=True)
-    packages = [order["package"] for order in raw.get("packages", [])]
-    yield digest_of({"packages": packages, "replicas": raw.get("replicas", [])})
-
-
-def _codes(row: HostRow) -> tuple[Code, ...]:
-    return (row.order.component, *([row.order.publisher] if row.order.publisher else []))
 
 
 def _subject(step: Step) -> str:

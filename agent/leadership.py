@@ -1,0 +1,122 @@
+"""Whom this node obeys: the latest epoch that claimed it, and the assignment in force."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Iterator
+
+import structlog
+
+from agent import keys
+from agent.carry import Carrier
+from agent.edges import Edges, NodeSettings
+from agent.errors import Invalid, Refused, TdieError, Waiting
+from agent.ledger import Remembered
+from agent.refusals import StaleLeader
+from agent.report import ReportBook
+from agent.wire import Accepted, Assignment, Claim, Claimed, content_digest, digest_of
+
+log = structlog.get_logger("agent")
+
+_EPOCH_PAUSE = 1.0  # seconds between tries to learn the latest epoch
+
+
+class Leadership:
+    """Takes claims and assignments one after the other; each is on disk before it is answered."""
+
+    def __init__(
+        self,
+        settings: NodeSettings,
+        edges: Edges,
+        carrier: Carrier,
+        book: ReportBook,
+        accept: Callable[[Assignment], None],
+    ) -> None:
+        """`accept` is called for an assignment that is in force from now on."""
+        self._settings, self._edges, self._carrier, self._book, self._accept = settings, edges, carrier, book, accept
+        self._commands = asyncio.Lock()  # claims and assignments one after the other
+        self._epoch = 0
+        self._epoch_known = (
+            False  # not before the ledger, or without it Consul, has said which leadership is the latest
+        )
+
+    def remember(self, held: Remembered) -> None:
+        """What the ledger knows is in force."""
+        self._epoch = held.epoch
+        self._epoch_known = not held.rebuilt
+        self._book.say(epoch=held.epoch, accepted=accepted(held.assignment))
+
+    async def learn_epoch(self) -> None:
+        """Without its ledger a node would obey a leader that was replaced long ago: Consul knows the latest epoch."""
+        key = keys.epoch(self._settings.cluster)
+        while not self._epoch_known:
+            try:
+                found = await self._edges.consul.get(key)
+                async with self._commands:
+                    self._epoch = max(self._epoch, int(found.value) if found else 0)
+                    await self._edges.ledger.save_epoch(self._epoch)
+                    self._epoch_known = True
+                self._book.say(epoch=self._epoch)
+                log.info("the ledger was lost; Consul says which epoch is the latest", epoch=self._epoch)
+            except (TdieError, ValueError) as error:
+                log.warning("the ledger was lost, and Consul does not say which epoch is the latest", error=str(error))
+                await asyncio.sleep(_EPOCH_PAUSE)
+
+    async def claim(self, claim: Claim) -> Claimed:
+        """From now on nobody with a lower epoch commands this node."""
+        self._must_know_epoch()
+        async with self._commands:
+            if claim.epoch < self._epoch:
+                raise StaleLeader(f"epoch {claim.epoch} < {self._epoch}", self._epoch)
+            if claim.epoch > self._epoch:
+                await self._edges.ledger.save_epoch(claim.epoch)
+                self._epoch = claim.epoch
+                self._book.say(epoch=claim.epoch)
+                log.info("claimed", epoch=claim.epoch)
+            return Claimed(report=self._book.whole(), assignment=self._carrier.assignment)
+
+    async def assign(self, offered: Assignment) -> Accepted:
+        """The assignment is in force and on disk; sending it again changes nothing."""
+        self._must_know_epoch()
+        if (offered.cluster, offered.node) != (self._settings.cluster, self._settings.node):
+            raise Invalid(f"this is node {self._settings.cluster}/{self._settings.node}", code="WRONG_NODE")
+        if offered.digest not in _digests(offered):
+            raise Invalid(f"the content does not have digest {offered.digest}", code="DIGEST_MISMATCH")
+        async with self._commands:
+            if offered.epoch < self._epoch:
+                raise StaleLeader(f"epoch {offered.epoch} < {self._epoch}", self._epoch)
+            if offered.epoch > self._epoch:
+                raise Refused(f"epoch {offered.epoch} has not claimed this node", code="NOT_CLAIMED")
+            held = self._carrier.assignment
+            if held is not None and offered.number == held.number:
+                if offered.digest != held.digest:
+                    raise Refused(f"generation {offered.generation} was another assignment", code="GENERATION_REUSED")
+                return Accepted(epoch=held.epoch, generation=held.generation, digest=held.digest)
+            if held is not None and offered.number < held.number:
+                raise StaleLeader(f"generation {offered.generation} < {held.generation}", self._epoch)
+            await self._edges.ledger.save_assignment(offered)
+            self._accept(offered)
+            return Accepted(epoch=offered.epoch, generation=offered.generation, digest=offered.digest)
+
+    def _must_know_epoch(self) -> None:
+        if not self._epoch_known:
+            raise Waiting(
+                "the ledger was lost, and Consul has not said yet which leadership is the latest",
+                code="EPOCH_UNKNOWN",
+                where=self._settings.node,
+            )
+
+
+def accepted(assignment: Assignment | None) -> Accepted | None:
+    """How the report names an assignment."""
+    if assignment is None:
+        return None
+    return Accepted(epoch=assignment.epoch, generation=assignment.generation, digest=assignment.digest)
+
+
+def _digests(offered: Assignment) -> Iterator[str]:
+    """The digests that fit the content: as this version writes it, and as its sender wrote it (without newer fields)."""
+    yield content_digest(offered.packages, offered.replicas, offered.policy)
+    raw = offered.model_dump(mode="json", by_alias=True, exclude_unset=True)
+    packages = [order["package"] for order in raw.get("packages", [])]
+    yield digest_of({"packages": packages, "replicas": raw.get("replicas", [])})
