@@ -16,7 +16,7 @@ from agent.host.api import serve_on_first_call
 from agent.host.host import Host
 from agent.host.states import HostState
 from agent.host.uplink import Uplink
-from agent.keeper import codec, resources
+from agent.keeper import codec, linux, resources
 from agent.keeper.protocol import HostOrder
 
 ERRORED = 70  # exit status: the cause was told
@@ -115,6 +115,7 @@ class _Run:
     def _adjust(self, order: HostOrder) -> None:
         before = self._host.order.log
         self._lines.order = order
+        linux.die_with_parent(order.lease is not None)  # a lease may come and go while the process stays
         if order.log != before:
             descriptor = resources.open_log(order.log)
             os.dup2(descriptor, 1)

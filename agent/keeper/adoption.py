@@ -6,8 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from agent.keeper.hosted import Hosted
-from agent.keeper.linux import MARKER_HOST, Process, Stat
-from agent.keeper.protocol import Code, HostOrder
+from agent.keeper.linux import MARKER_HOST, MARKER_LEASE, Process, Stat
+from agent.keeper.protocol import Code, HostOrder, Lease
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +63,7 @@ def _rebuild(process: Process) -> Hosted:
         runtime="exec" if runtime == "exec" else "python",
         component=Code(name="", version="", digest="", content_root="/"),
         command=("unknown",) if runtime == "exec" else (),
+        lease=Lease(epoch=0, index=0, grace=0.0, slack=0.0) if MARKER_LEASE in env else None,  # it is ended at once
     )
     host = Hosted(order=order, launch=env.get(MARKER_HOST, ""))
     host.take(order)

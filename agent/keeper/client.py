@@ -46,6 +46,12 @@ class KeeperClient:
     async def forget(self, replica: str) -> None:
         await self._ask({"do": "forget", "replica": replica})
 
+    async def extend(self, deadline: float) -> None:
+        await self._ask({"do": "extend", "deadline": deadline})
+
+    async def fence(self, replica: str, code: str) -> None:
+        await self._ask({"do": "fence", "replica": replica, "code": code})
+
     async def rows(self) -> tuple[HostRow, ...]:
         return tuple(codec.row_from(raw) for raw in await self._ask({"do": "rows"}))
 

@@ -8,13 +8,14 @@ from collections.abc import Mapping
 from typing import Any
 
 from agent.errors import Invalid
-from agent.keeper.protocol import Code, HostOrder, HostRow
+from agent.keeper.protocol import Code, HostOrder, HostRow, Lease
 
 MAX_LINE = 32 << 20
 _ORDER = {f.name: f for f in dataclasses.fields(HostOrder)}
 _CODE = {f.name for f in dataclasses.fields(Code)}
+_LEASE = {f.name for f in dataclasses.fields(Lease)}
 _LATER = frozenset(
-    {"python", "subscriptions", "bus", "data", "check_interval", "check_timeout"}
+    {"python", "subscriptions", "bus", "data", "check_interval", "check_timeout", "lease"}
 )  # left out while empty: a keeper from before them obeys the order
 _TEXTS = (
     "replica", "instance", "node", "spec_hash", "runtime", "bus", "log", "data", "restart_mode", "correlation_id", "python"
@@ -79,6 +80,8 @@ def order_text(order: HostOrder) -> str:
 def _plain(value: object) -> object:
     if isinstance(value, Code):
         return {name: getattr(value, name) for name in _CODE}
+    if isinstance(value, Lease):
+        return dataclasses.asdict(value)
     if isinstance(value, Mapping):
         return dict(value)
     raise TypeError(f"{type(value).__name__} cannot travel")
@@ -91,6 +94,8 @@ def order_from(raw: object) -> HostOrder:
         given["component"] = _code(given["component"])
         publisher = given.get("publisher")
         given["publisher"] = None if publisher is None else _code(publisher)
+        lease = given.get("lease")
+        given["lease"] = None if lease is None else Lease(**_fields(lease, _LEASE, "lease"))
         given["command"] = tuple(given.get("command", ()))
         given["subscriptions"] = tuple((topic, type_) for topic, type_ in given.get("subscriptions", ()))
         order = HostOrder(**given)
@@ -114,9 +119,7 @@ def _fields(raw: object, known: set[str], what: str) -> dict[str, Any]:
 
 def _check(order: HostOrder) -> None:
     wrong = [name for name in _TEXTS if not isinstance(getattr(order, name), str)]
-    wrong += [
-        n for n in _NUMBERS if isinstance(v := getattr(order, n), bool) or not isinstance(v, int | float) or v < 0
-    ]
+    wrong += [name for name in _NUMBERS if not is_number(getattr(order, name))]
     if not order.replica or "/" in order.replica or "\0" in order.replica or len(order.replica) > 255:
         wrong.append("replica")
     if order.runtime not in ("python", "exec") or (order.runtime == "exec" and not order.command):
@@ -133,10 +136,17 @@ def _check(order: HostOrder) -> None:
         wrong.append("component.content_root")
     if order.python and not order.python.startswith("/"):
         wrong.append("python")
+    if order.lease is not None and not all(is_number(value) for value in dataclasses.astuple(order.lease)):
+        wrong.append("lease")
     if not 0 <= order.port <= 65535:
         wrong.append("port")
     if wrong:
         raise Invalid(f"wrong in the order of {order.replica!r}: {', '.join(sorted(set(wrong)))}", code="ORDER_INVALID")
+
+
+def is_number(value: object) -> bool:
+    """Whether this is a number that is not negative."""
+    return isinstance(value, int | float) and not isinstance(value, bool) and value >= 0
 
 
 def _variable(key: object, value: object) -> bool:

@@ -41,6 +41,7 @@ class Hosted:
     last_error: str = ""
     retry_at: float | None = None
     host_state: str = ""
+    fenced: str = ""
     crashes: tuple[float, ...] = ()
     launch: str = ""  # marker of the last launch; every process of it carries it
     whole: bool = True  # False when the order was rebuilt from markers and cannot start anything
@@ -83,6 +84,7 @@ class Hosted:
             "last_error": self.last_error,
             "retry_at": self.retry_at,
             "host_state": self.host_state,
+            "fenced": self.fenced,
         }
 
     def row_text(self) -> str:
@@ -109,6 +111,7 @@ def restored(raw: dict[str, Any]) -> Hosted:
         setattr(host, name, raw[name])
     for name in ("host_state", "launch", "whole"):
         setattr(host, name, raw[name])
+    host.fenced = str(raw.get("fenced", ""))  # a keeper from before leases did not write it
     host.crashes = tuple(float(crash) for crash in raw["crashes"])
     host.order_text = codec.order_text(host.order)
     return host

@@ -31,6 +31,7 @@ def environment(order: HostOrder, launch: str, keeper: str) -> dict[str, str]:
     markers = {
         linux.MARKER_HOST: launch,
         linux.MARKER_KEEPER: keeper,
+        **({linux.MARKER_LEASE: order.lease.token} if order.lease else {}),
         "TDIE_REPLICA": order.replica,
         "TDIE_INSTANCE": order.instance,
         "TDIE_NODE": order.node,
@@ -79,6 +80,7 @@ class Launcher:
         self._pause = 0.0
         self._started = 0.0
         self._stopping = False
+        self.guarded: set[str] = set()  # launches that end with this keeper
         self.pid: int | None = None
         self.generation = 0
         self.ready = False
@@ -103,6 +105,27 @@ class Launcher:
         self.generation += 1
         self._started = linux.now()
         self._loop.watch(ours.fileno(), READ, self._hear)
+        for launch in sorted(self.guarded):
+            self._tell({"guard": launch})
+
+    def guard(self, launch: str, guarded: bool) -> None:
+        """When this keeper is gone, the zygote kills what belongs to this launch, or does not any more."""
+        if guarded == (launch in self.guarded):
+            return
+        if guarded:
+            self.guarded.add(launch)
+        else:
+            self.guarded.discard(launch)
+        self._tell({"guard" if guarded else "unguard": launch})
+
+    def _tell(self, said: Mapping[str, object]) -> None:
+        """A zygote that cannot be told now is replaced: the next one is told everything at its start."""
+        if self._socket is None:
+            return
+        try:
+            self._socket.send(json.dumps(said).encode())
+        except OSError:
+            self.replace()
 
     def launch(self, request: Mapping[str, object], descriptors: Sequence[int]) -> bool:
         """The request is handed over with its descriptors; False when there is no zygote that can take it now."""

@@ -13,10 +13,12 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
+PR_SET_PDEATHSIG = 1
 PR_SET_NAME = 15
 PR_SET_CHILD_SUBREAPER = 36
 MARKER_HOST = "TDIE_HOST"  # one launch of one host
 MARKER_KEEPER = "TDIE_KEEPER"  # the data folder it belongs to
+MARKER_LEASE = "TDIE_LEASE"  # it was started under a lease: the token
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +69,11 @@ def become_subreaper() -> None:
     _prctl(PR_SET_CHILD_SUBREAPER, 1)
 
 
+def die_with_parent(die: bool = True) -> None:
+    """The kernel kills this process when the thread that is its parent now ends; or, with False, does not any more."""
+    _prctl(PR_SET_PDEATHSIG, signal.SIGKILL if die else 0)
+
+
 def set_name(name: str) -> None:
     """`ps -o comm` shows this name (15 bytes)."""
     _prctl(PR_SET_NAME, ctypes.create_string_buffer(name.encode()[:15]))
@@ -105,12 +112,17 @@ def environ(pid: int) -> dict[str, str]:
 
 def marked(keeper: str) -> list[Process]:
     """Every living process that carries the marker of this keeper."""
+    return [process for process in carrying(MARKER_KEEPER) if process.env[MARKER_KEEPER] == keeper]
+
+
+def carrying(marker: str) -> list[Process]:
+    """Every living process that carries this marker."""
     found = []
     for name in os.listdir("/proc"):
         if not name.isdigit():
             continue
         env = environ(int(name))
-        if env.get(MARKER_KEEPER) == keeper and (seen := stat(int(name))) is not None and not seen.dead:
+        if marker in env and (seen := stat(int(name))) is not None and not seen.dead:
             found.append(Process(seen, env))
     return found
 

@@ -99,7 +99,15 @@ class Processes:
             given.enter_context(its)
             kinds.append("channel")
             descriptors.append(its.fileno())
-            request = {"launch": host.launch, "keeper": self.keeper, "cache": self._cache, "kinds": kinds}
+            request: dict[str, Any] = {
+                "launch": host.launch,
+                "keeper": self.keeper,
+                "cache": self._cache,
+                "kinds": kinds,
+            }
+            if order.lease is not None:
+                request["parent"] = os.getpid()
+                self.guard(host)
             if order.python and order.runtime == "python":
                 self._start_cold(host, ours, request, dict(zip(kinds, descriptors, strict=True)))
                 return True
@@ -199,6 +207,11 @@ class Processes:
         self._loop.watch(descriptor, READ, lambda: self._exited(host, None))
         return True
 
+    def guard(self, host: Hosted) -> None:
+        """What is under a lease does not outlive this keeper, whatever processes it made of itself."""
+        if host.launch:
+            self.zygote.guard(host.launch, host.order.lease is not None)
+
     def of_pid(self, pid: int) -> Hosted | None:
         return self._of_pid.get(pid)
 
@@ -280,6 +293,7 @@ class Processes:
         for host in hosts:
             if not (mine := left.get(host, [])):
                 host.killed_at = None
+                self.zygote.guard(host.launch, False)
                 self._owner.gone(host)
                 continue
             host.killed_at = host.killed_at or linux.now()

@@ -23,6 +23,23 @@ class Code:
 
 
 @dataclass(frozen=True, slots=True)
+class Lease:
+    """What a leased host holds: a token for what it writes to, and how it is ended when nobody extends the lease. Seconds.
+
+    It is asked to end `grace + slack` before the deadline of this keeper's leases, and killed `slack` before.
+    """
+
+    epoch: int
+    index: int
+    grace: float
+    slack: float
+
+    @property
+    def token(self) -> str:
+        return f"{self.epoch}.{self.index}"
+
+
+@dataclass(frozen=True, slots=True)
 class HostOrder:
     """Everything a keeper needs to start one host and to start it again after a crash or without its agent."""
 
@@ -51,6 +68,7 @@ class HostOrder:
     check_interval: float = 0.0  # seconds between questions to the component itself how it is; 0: it is not asked
     check_timeout: float = 0.0
     python: str = ""  # interpreter of the packages' own environment; empty for the agent's, forked by the zygote
+    lease: Lease | None = None  # it may live only as long as its agent extends the leases of this node
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,6 +88,7 @@ class HostRow:
     last_error: str = ""
     retry_at: float | None = None
     host_state: str = ""  # the host's own state (AwaitingConfiguration … Destroyed)
+    fenced: str = ""  # code of what ended its lease: it is ended for that, and with Stopped nothing of it is left
 
 
 class Keeper(Protocol):
@@ -97,6 +116,14 @@ class Keeper(Protocol):
 
     async def forget(self, replica: str) -> None:
         """Drop the row of a host that is not running any more."""
+        ...
+
+    async def extend(self, deadline: float) -> None:
+        """Leased hosts may live until then (CLOCK_BOOTTIME seconds); an earlier deadline than the one known changes nothing."""
+        ...
+
+    async def fence(self, replica: str, code: str) -> None:
+        """The leased host is ended now, within the grace of its lease, and not started again. Nothing for any other."""
         ...
 
     async def rows(self) -> tuple[HostRow, ...]: ...

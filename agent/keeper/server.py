@@ -126,6 +126,10 @@ class Connection:
                 keeper.stop(_replica(request))
             case "forget":
                 keeper.forget(_replica(request))
+            case "extend":
+                keeper.extend(_number(request, "deadline"))
+            case "fence":
+                keeper.fence(_replica(request), str(request.get("code", "")))
             case "rows":
                 rows = ",".join(host.row_text() for host in keeper.hosts.values())
                 self.channel.write(f'{{"id":{codec.text(number)},"result":[{rows}]}}\n'.encode())
@@ -175,6 +179,13 @@ class Connection:
         left = [replica for replica, host in self._supervisor.hosts.items() if host.alive]
         self.channel.tell({"id": number, "result": left})
         self._loop.stop()
+
+
+def _number(request: dict[str, Any], name: str) -> float:
+    value = request.get(name)
+    if value is None or not codec.is_number(value):
+        raise Invalid(f"the request has no {name}", code="ORDER_INVALID")
+    return float(value)
 
 
 def _replica(request: dict[str, Any]) -> str:

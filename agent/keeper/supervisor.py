@@ -10,6 +10,7 @@ from typing import Any
 from agent.errors import Invalid, Missing, Refused
 from agent.keeper import codec, linux, state
 from agent.keeper.adoption import adopt
+from agent.keeper.fence import EXPIRED, Fence
 from agent.keeper.hosted import BACKOFF, FAILED, RUNNING, STARTED, STARTING, STOPPED, STOPPING, Hosted
 from agent.keeper.loop import Loop
 from agent.keeper.outcome import cause_of_end
@@ -43,6 +44,7 @@ class Supervisor:
         self.hosts: dict[str, Hosted] = {}
         self.problems: dict[str, str] = {}
         self.processes = Processes(loop, data, keeper_socket, self)
+        self._fence = Fence(loop, self.hosts.values, self._fenced, self._kill)
         self.changed: Callable[[Hosted], None] = lambda _host: None
         self.dropped: Callable[[str], None] = lambda _replica: None
         self._dirty = self._settling = self._leaving = False
@@ -56,6 +58,8 @@ class Supervisor:
         self._touch(at_once=True)
         if self._leaving:
             raise Refused("the keeper is shutting down", code="SHUTTING_DOWN")
+        if self._fence.over(order.lease):
+            raise Refused(f"the leases of this node are over, {order.replica} may not start", code="LEASE_OVER")
         host = self.hosts.get(order.replica)
         if host is None:
             host = self.hosts[order.replica] = Hosted(order=order)
@@ -97,11 +101,12 @@ class Supervisor:
         """Policy, grace and log of this order count from now on."""
         self._touch(at_once=True)
         host = self._known(order.replica)
+        if order.lease is not None and host.order.lease is None and self._fence.over(order.lease):
+            raise Refused(f"the leases of this node are over, {order.replica} cannot come under one", code="LEASE_OVER")
         if host.whole and host.order.spec_hash != order.spec_hash:
             raise Refused(f"{order.replica} runs another spec", code="OTHER_SPEC", hint="reconfigure or start it")
         host.take(order)
-        if host.channel is not None:
-            host.channel.write(f'{{"do":"adjust","order":{host.order_text}}}\n'.encode())
+        self._tell_order(host)
         self._note(host)
 
     def rename(self, replica: str, order: HostOrder) -> None:
@@ -118,9 +123,25 @@ class Supervisor:
         self.hosts[order.replica] = host
         if replica != order.replica:
             self.dropped(replica)
+        self._tell_order(host)
+        self._note(host)
+
+    def _tell_order(self, host: Hosted) -> None:
+        """The host knows its order, and who watches over leases knows whether it has one."""
+        self.processes.guard(host)
         if host.channel is not None:
             host.channel.write(f'{{"do":"adjust","order":{host.order_text}}}\n'.encode())
-        self._note(host)
+        self._fence.look()
+
+    def extend(self, deadline: float) -> None:
+        """Leased hosts may live until then."""
+        self._fence.extend(deadline)
+
+    def fence(self, replica: str, code: str) -> None:
+        """The leased host ends within the grace of its lease."""
+        host = self.hosts.get(replica)
+        if host is not None and host.order.lease is not None and host.alive and not host.fenced:
+            self._fenced(host, code, host.order.lease.grace)
 
     def forget(self, replica: str) -> None:
         """There is no row of this replica any more."""
@@ -152,6 +173,7 @@ class Supervisor:
     def began(self, host: Hosted) -> None:
         if host.ending:
             self._end(host)
+            self._fence.look()
         self._note(host)
 
     def heard(self, host: Hosted, said: dict[str, Any]) -> None:
@@ -215,13 +237,18 @@ class Supervisor:
         """Somebody asked for this order: it starts with a clean slate."""
         self._quiet(host)
         host.take(order)
-        host.restarts, host.crashes, host.last_error, host.wanted = 0, (), "", None
+        host.restarts, host.crashes, host.last_error, host.wanted, host.fenced = 0, (), "", None, ""
         self._relaunch(host)
 
     def _relaunch(self, host: Hosted) -> None:
         self._quiet(host)
+        if self._fence.over(host.order.lease):
+            host.fenced = host.last_error = EXPIRED
+            self._settle(host, STOPPED)
+            return
         host.state, host.healthy, host.retry_at, host.started_at = STARTING, False, None, linux.wall()
         self.processes.launch(host)
+        self._fence.look()
         self._touch(at_once=True)
         self._note(host)
 
@@ -248,15 +275,25 @@ class Supervisor:
             host.restarts += 1
             self._relaunch(host)
 
-    def _end(self, host: Hosted) -> None:
-        """The host is asked to end; it is killed after its grace."""
+    def _fenced(self, host: Hosted, code: str, grace: float) -> None:
+        """The host ends because its lease did; whatever else was asked for it is void."""
+        host.fenced, host.last_error, host.wanted = code, code, None
+        self._touch(at_once=True)
+        self._end(host, grace)
+
+    def _kill(self, host: Hosted) -> None:
+        if host.pid is not None and host.killed_at is None:
+            self.processes.kill(host)
+
+    def _end(self, host: Hosted, grace: float | None = None) -> None:
+        """The host is asked to end; it is killed after its grace, or earlier if so said."""
         first = not host.ending
         host.ending, host.state, host.healthy = True, STOPPING, False
         if self.processes.cancel(host):
             self.gone(host)
             return
-        if first or host.timer is None:
-            self._arm(host, host.order.stop_grace)
+        if first or host.timer is None or grace is not None:
+            self._arm(host, host.order.stop_grace if grace is None else grace)
         if host.order.runtime == "python" and host.channel is not None:
             if first:
                 host.channel.tell({"do": "stop"})
@@ -301,7 +338,8 @@ class Supervisor:
         current = (host.state, host.healthy)
         if host.seen[:2] != current:
             host.since = linux.now()
-        fields = (*current, host.pid, host.restarts, host.last_error, host.retry_at, host.host_state, host.order_text)
+        said = (host.last_error, host.retry_at, host.host_state, host.fenced, host.order_text)
+        fields = (*current, host.pid, host.restarts, *said)
         if fields != host.seen:
             host.seen = fields
             self.changed(host)
@@ -365,7 +403,10 @@ class Supervisor:
             return
         if host.state == STARTING and host.order.runtime == "exec":
             host.state, host.healthy = STARTED, True
-        if host.state == STOPPING:
+        if host.order.lease is not None:  # it outlived its keeper, and nobody watched over its lease
+            self._fenced(host, EXPIRED, 0.0)
+            self._kill(host)
+        elif host.state == STOPPING:
             self._end(host)
         self._note(host)
 
@@ -373,12 +414,17 @@ class Supervisor:
         if host.pid is not None:
             host.ended = (host.pid, linux.now()) if same_boot else None
         was, host.pid, host.start_time = host.state, None, None
+        leased = host.order.lease is not None
+        if leased and was in (BACKOFF, *RUNNING):
+            host.fenced = host.last_error = EXPIRED
         host.crashes = host.crashes if same_boot else ()  # their clock began anew
-        if was == BACKOFF:
+        if was == BACKOFF and leased:
+            self._settle(host, STOPPED)
+        elif was == BACKOFF:
             host.retry_at = host.retry_at if same_boot else linux.now()
             host.timer = self._loop.at(host.retry_at or 0.0, lambda: self._restart(host))
         elif was in RUNNING:
-            host.ending, host.cause = was == STOPPING, "" if same_boot else "the machine was restarted"
+            host.ending, host.cause = was == STOPPING or leased, "" if same_boot else "the machine was restarted"
             self.processes.sweep(host)
         self._note(host)
 

@@ -13,13 +13,14 @@ from collections.abc import Callable
 from agent.keeper import linux
 from agent.zygote import holes, image
 from agent.zygote.child import become_host
+from agent.zygote.guard import Guard
 
 LARGEST = 1 << 16
 MOST_FDS = 8
 
 
 def main() -> None:
-    """Fork a host for every request until the keeper is gone."""
+    """Fork a host for every request until the keeper is gone; what was under a lease goes with it."""
     control = socket.socket(fileno=os.dup(0))
     _point_stdin_nowhere()
     signal.signal(signal.SIGINT, signal.SIG_IGN)
@@ -35,6 +36,12 @@ def main() -> None:
     holes.fill()
     gc.freeze()  # nothing of the image is ever looked at again, so its pages stay shared
     control.send(b'{"ready":true}')
+    guard = Guard()
+    _serve(control, room, guard)
+    guard.end()
+
+
+def _serve(control: socket.socket, room: image.Room, guard: Guard) -> None:
     while True:
         try:
             data, descriptors, _flags, _address = socket.recv_fds(control, LARGEST, MOST_FDS)
@@ -43,6 +50,8 @@ def main() -> None:
         if not data:
             return
         request = json.loads(data)
+        if guard.heard(request):
+            continue
         held = dict(zip(request["kinds"], descriptors, strict=True))
         try:
             _fork_twice(lambda: become_host(request, held, room), control)  # noqa: B023 - called within this turn

@@ -8,6 +8,7 @@ import resource
 import signal
 import socket
 import sys
+import time
 from collections.abc import Mapping
 from typing import Any, NoReturn
 
@@ -36,6 +37,8 @@ def become_host(request: Mapping[str, Any], held: Mapping[str, int], room: Room)
     _replace_environment(env, room)
     linux.set_name(f"tdie:{order.replica}")
     _limit(order)
+    if order.lease is not None:
+        die_with(request["parent"])
     if order.runtime == "exec":
         _run_program(order, env, channel)
     run_component(order, channel, request, held, said)
@@ -67,7 +70,24 @@ def start_cold(request: Mapping[str, Any], held: Mapping[str, int]) -> None:
     order = codec.order_from(said[0]["order"])
     linux.set_name(f"tdie:{order.replica}")
     _limit(order)
+    if order.lease is not None:
+        die_with(request["parent"])
     run_component(order, channel, request, held, said)
+
+
+def die_with(keeper: int) -> None:
+    """From here on the kernel kills this process when its keeper ends; it ends by itself when the keeper is gone already.
+
+    What forked us is our parent until it has ended, so it is waited for: the signal is for the end of the parent of now.
+    """
+    patience = time.monotonic() + ORDER_LIMIT
+    while os.getppid() != keeper:
+        if time.monotonic() > patience:
+            raise SystemExit(CANNOT_RUN)
+        time.sleep(0.001)
+    linux.die_with_parent()
+    if os.getppid() != keeper:
+        raise SystemExit(CANNOT_RUN)
 
 
 def hear(channel: socket.socket) -> list[dict[str, Any]]:

@@ -9,12 +9,14 @@ from itertools import count
 from typing import Protocol
 
 from agent.clock import Clock
-from agent.errors import TdieError, Waiting
+from agent.errors import Refused, TdieError, Waiting
+from agent.keeper.fence import EXPIRED, Due, due, next_look
 from agent.keeper.protocol import HostOrder, HostRow
 from agent.packages.protocol import Installed
 from agent.packages.retention import collectable
 from agent.wire import HealthCheck, PackageOrder
 
+LIVE = frozenset({"Starting", "Started", "Stopping"})  # states in which there is, or may be, a process
 START_TAKES = 0.2  # seconds of virtual time
 STOP_TAKES = 0.1
 INSTALL_TAKES = 0.5
@@ -59,6 +61,56 @@ class Machine:
     problems: dict[str, str] = field(default_factory=dict)  # what its keeper says of itself
     listeners: list[asyncio.Queue[HostRow | None]] = field(default_factory=list)
     witness: Witness = field(default_factory=Nobody)
+    deadline: float = 0.0  # until when its keeper lets leased hosts live
+    stuck: set[str] = field(default_factory=set)  # replicas that nothing kills
+    frozen: bool = False  # nothing on it runs
+    _fence: asyncio.TimerHandle | None = None
+
+    def extend(self, deadline: float) -> None:
+        """Leased hosts may live until then."""
+        self.deadline = max(self.deadline, deadline)
+        self.look_at_leases()
+
+    def look_at_leases(self) -> None:
+        """Its keeper ends leased hosts whose time is over, as the real one does."""
+        if self._fence is not None:
+            self._fence.cancel()
+            self._fence = None
+        if self.frozen:
+            return
+        now, looks = self.clock.now(), list[float]()
+        for row in list(self.rows.values()):
+            lease = row.order.lease
+            if lease is None or row.state not in LIVE:
+                continue
+            what = due(self.deadline, lease, now)
+            if what is not Due.NOTHING:
+                self.end_leased(row.replica, EXPIRED, lease.grace if what is Due.END else 0.0)
+            looks.append(next_look(self.deadline, lease, now) if what is not Due.KILL else now + 1.0)
+        if looks:
+            self._fence = asyncio.get_running_loop().call_at(max(now, min(looks)), self.look_at_leases)
+
+    def end_leased(self, replica: str, code: str, grace: float) -> None:
+        """The host ends because its lease did."""
+        row = self.rows.get(replica)
+        if row is None or row.order.lease is None or row.state not in LIVE:
+            return
+        if not row.fenced:
+            self.put(
+                replace(row, state="Stopping", healthy=False, fenced=code, last_error=code, since=self.clock.now())
+            )
+        if replica in self.stuck:
+            self.problems["STUCK_UNKILLABLE"] = f"STUCK_UNKILLABLE pid={row.pid}"
+        elif grace:
+            asyncio.get_running_loop().call_later(min(STOP_TAKES, grace), self.stopped, replica)
+        else:
+            self.stopped(replica)
+
+    def stopped(self, replica: str) -> None:
+        """Nothing of the host is left, if it was to end."""
+        row = self.rows.get(replica)
+        if self.up and not self.frozen and row is not None and row.state == "Stopping" and replica not in self.stuck:
+            self.put(replace(row, state="Stopped", pid=None, since=self.clock.now()))
 
     def put(self, row: HostRow) -> None:
         """The row is what everybody sees from now on."""
@@ -70,6 +122,10 @@ class Machine:
     def kill_host(self, replica: str) -> None:
         """The host dies; its keeper starts it again at once, as after any first crash."""
         row = self.rows[replica]
+        lease = row.order.lease
+        if lease is not None and due(self.deadline, lease, self.clock.now()) is not Due.NOTHING:
+            self.put(replace(row, state="Stopped", healthy=False, pid=None, fenced=EXPIRED, since=self.clock.now()))
+            return
         self.put(
             replace(
                 row,
@@ -90,6 +146,7 @@ class Machine:
         """Everything on the machine is gone but what is on its disk."""
         self.up = False
         self.rows.clear()
+        self.deadline = 0.0
         self.witness.off(self.name)
         self.boot += 1
         for listener in self.listeners:
@@ -104,9 +161,11 @@ class SimKeeper:
 
     async def start(self, order: HostOrder) -> None:
         self._must_be_up()
+        self._must_be_in_time(order)
         before = self._machine.rows.get(order.replica)
         restarts = before.restarts if before and before.spec_hash == order.spec_hash else 0
         self._machine.put(self._row(order, "Starting", healthy=False, restarts=restarts))
+        self._machine.look_at_leases()
         self._later(START_TAKES, order)
 
     def _later(self, delay: float, order: HostOrder) -> None:
@@ -133,12 +192,7 @@ class SimKeeper:
             return
         self._machine.witness.stops(self._machine.name, row)
         self._machine.put(replace(row, state="Stopping", healthy=False, since=self._machine.clock.now()))
-        asyncio.get_running_loop().call_later(STOP_TAKES, self._stopped, replica)
-
-    def _stopped(self, replica: str) -> None:
-        row = self._machine.rows.get(replica)
-        if self._machine.up and row is not None and row.state == "Stopping":
-            self._machine.put(replace(row, state="Stopped", pid=None, since=self._machine.clock.now()))
+        asyncio.get_running_loop().call_later(STOP_TAKES, self._machine.stopped, replica)
 
     async def reconfigure(self, order: HostOrder) -> None:
         self._must_be_up()
@@ -149,7 +203,11 @@ class SimKeeper:
 
     async def adjust(self, order: HostOrder) -> None:
         self._must_be_up()
-        self._machine.put(replace(self._machine.rows[order.replica], order=order, spec_hash=order.spec_hash))
+        row = self._machine.rows[order.replica]
+        if row.order.lease is None:
+            self._must_be_in_time(order)
+        self._machine.put(replace(row, order=order, spec_hash=order.spec_hash))
+        self._machine.look_at_leases()
 
     async def rename(self, replica: str, order: HostOrder) -> None:
         self._must_be_up()
@@ -159,6 +217,16 @@ class SimKeeper:
     async def forget(self, replica: str) -> None:
         self._must_be_up()
         self._machine.rows.pop(replica, None)
+
+    async def extend(self, deadline: float) -> None:
+        self._must_be_up()
+        self._machine.extend(deadline)
+
+    async def fence(self, replica: str, code: str) -> None:
+        self._must_be_up()
+        row = self._machine.rows.get(replica)
+        if row is not None and row.order.lease is not None:
+            self._machine.end_leased(replica, code, row.order.lease.grace)
 
     async def rows(self) -> tuple[HostRow, ...]:
         self._must_be_up()
@@ -192,6 +260,11 @@ class SimKeeper:
             started_at=f"{self._machine.clock.wall():%Y-%m-%dT%H:%M:%SZ}",
             restarts=restarts,
         )
+
+    def _must_be_in_time(self, order: HostOrder) -> None:
+        machine = self._machine
+        if order.lease is not None and due(machine.deadline, order.lease, machine.clock.now()) is not Due.NOTHING:
+            raise Refused(f"the leases of this node are over, {order.replica} may not start", code="LEASE_OVER")
 
     def _must_be_up(self) -> None:
         if not self._machine.up:
