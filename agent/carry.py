@@ -12,6 +12,7 @@ from agent import steps
 from agent.edges import Edges, NodeSettings
 from agent.errors import Missing, TdieError, Waiting
 from agent.keeper.protocol import HostOrder, HostRow
+from agent.ordered import Ordered
 from agent.orders import host_order, renamed
 from agent.packages.protocol import Installed
 from agent.table import HostTable
@@ -39,6 +40,7 @@ class Carrier:
         self._ports_number, self._ports_saved = 0, 0
         self._ports_lock = asyncio.Lock()
         self.assignment: Assignment | None = None
+        self.ordered = Ordered()
         self.orders: Mapping[str, ReplicaOrder] = {}
         self.heirs: Mapping[str, str] = {}
         self.installed: Mapping[str, Installed] = {}
@@ -46,9 +48,9 @@ class Carrier:
         self.fetching: set[str] = set()
         self.in_place_refused: set[tuple[str, str]] = set()
 
-    def accept(self, assignment: Assignment | None) -> None:
+    def accept(self, assignment: Assignment | None, ordered: Ordered) -> None:
         """Steps follow this assignment from now on."""
-        self.assignment = assignment
+        self.assignment, self.ordered = assignment, ordered
         self.orders, self.heirs = steps.orders_of(assignment)
         self.in_place_refused.clear()
 

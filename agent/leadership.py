@@ -12,6 +12,7 @@ from agent.carry import Carrier
 from agent.edges import Edges, NodeSettings
 from agent.errors import Invalid, Refused, TdieError, Waiting
 from agent.ledger import Remembered
+from agent.ordered import Ordered
 from agent.refusals import StaleLeader
 from agent.report import ReportBook
 from agent.wire import Accepted, Assignment, Claim, Claimed, content_digest, digest_of
@@ -30,7 +31,7 @@ class Leadership:
         edges: Edges,
         carrier: Carrier,
         book: ReportBook,
-        accept: Callable[[Assignment], None],
+        accept: Callable[[Assignment, Ordered], None],
     ) -> None:
         """`accept` is called for an assignment that is in force from now on."""
         self._settings, self._edges, self._carrier, self._book, self._accept = settings, edges, carrier, book, accept
@@ -94,8 +95,9 @@ class Leadership:
                 return Accepted(epoch=held.epoch, generation=held.generation, digest=held.digest)
             if held is not None and offered.number < held.number:
                 raise StaleLeader(f"generation {offered.generation} < {held.generation}", self._epoch)
-            await self._edges.ledger.save_assignment(offered)
-            self._accept(offered)
+            ordered = self._carrier.ordered.taking(offered, self._edges.clock.now())
+            await self._edges.ledger.save_assignment(offered, ordered)
+            self._accept(offered, ordered)
             return Accepted(epoch=offered.epoch, generation=offered.generation, digest=offered.digest)
 
     def _must_know_epoch(self) -> None:

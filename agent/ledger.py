@@ -16,6 +16,7 @@ from typing import Protocol, TypeVar
 from pydantic import ValidationError
 
 from agent.errors import TdieError, Waiting
+from agent.ordered import Ordered, ordered_from
 from agent.wire import Assignment
 
 T = TypeVar("T")
@@ -35,6 +36,7 @@ class Remembered:
 
     epoch: int = 0
     assignment: Assignment | None = None
+    ordered: Ordered = Ordered()
     ports: Mapping[str, int] = field(default_factory=dict)
     session: str = ""  # the identity session, so that a restarted agent still holds its name
     rebuilt: str = ""
@@ -49,8 +51,8 @@ class Ledger(Protocol):
         """On disk afterwards."""
         ...
 
-    async def save_assignment(self, assignment: Assignment) -> None:
-        """On disk afterwards."""
+    async def save_assignment(self, assignment: Assignment, ordered: Ordered) -> None:
+        """Both on disk afterwards, or neither."""
         ...
 
     async def save_session(self, session: str) -> None: ...
@@ -74,8 +76,8 @@ class MemoryLedger:
     async def save_epoch(self, epoch: int) -> None:
         self._keep(epoch=epoch)
 
-    async def save_assignment(self, assignment: Assignment) -> None:
-        self._keep(assignment=assignment)
+    async def save_assignment(self, assignment: Assignment, ordered: Ordered) -> None:
+        self._keep(assignment=assignment, ordered=ordered)
 
     async def save_session(self, session: str) -> None:
         self._keep(session=session)
@@ -90,6 +92,7 @@ class MemoryLedger:
         self,
         epoch: int | None = None,
         assignment: Assignment | None = None,
+        ordered: Ordered | None = None,
         session: str | None = None,
         ports: Mapping[str, int] | None = None,
     ) -> None:
@@ -97,6 +100,7 @@ class MemoryLedger:
         self._held = Remembered(
             epoch=held.epoch if epoch is None else epoch,
             assignment=assignment or held.assignment,
+            ordered=held.ordered if ordered is None else ordered,
             ports=held.ports if ports is None else ports,
             session=held.session if session is None else session,
         )
@@ -115,14 +119,14 @@ class SqliteLedger:
         return await self._in_thread(self._load)
 
     async def save_epoch(self, epoch: int) -> None:
-        await self._in_thread(lambda: self._write("FULL", "epoch", str(epoch)))
+        await self._in_thread(lambda: self._write("FULL", ("epoch", str(epoch))))
 
-    async def save_assignment(self, assignment: Assignment) -> None:
-        text = assignment.model_dump_json(by_alias=True)
-        await self._in_thread(lambda: self._write("FULL", "assignment", text))
+    async def save_assignment(self, assignment: Assignment, ordered: Ordered) -> None:
+        facts = [("assignment", assignment.model_dump_json(by_alias=True)), ("ordered", ordered.as_text())]
+        await self._in_thread(lambda: self._write("FULL", *facts))
 
     async def save_session(self, session: str) -> None:
-        await self._in_thread(lambda: self._write("FULL", "session", session))
+        await self._in_thread(lambda: self._write("FULL", ("session", session)))
 
     async def save_ports(self, ports: Mapping[str, int]) -> None:
         rows = sorted(ports.items())
@@ -171,6 +175,7 @@ class SqliteLedger:
         return Remembered(
             epoch=int(facts.get("epoch", "0")),
             assignment=Assignment.model_validate_json(assignment) if assignment else None,
+            ordered=ordered_from(facts.get("ordered", "")),
             ports={str(replica): int(port) for replica, port in db.execute("SELECT replica, port FROM ports")},
             session=facts.get("session", ""),
             rebuilt=self._rebuilt,
@@ -187,12 +192,12 @@ class SqliteLedger:
         self._path.rename(aside)
         return aside
 
-    def _write(self, sync: str, name: str, value: str) -> None:
+    def _write(self, sync: str, *facts: tuple[str, str]) -> None:
         self._execute(
             f"PRAGMA synchronous={sync}",
             (
                 "INSERT INTO facts VALUES (?, ?) ON CONFLICT (name) DO UPDATE SET value = excluded.value",
-                [(name, value)],
+                list(facts),
             ),
         )
 

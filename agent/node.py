@@ -15,6 +15,7 @@ from agent.keeper.protocol import HostOrder
 from agent.keeper.sandbox import DEGRADED as SANDBOX_DEGRADED
 from agent.leadership import Leadership, accepted
 from agent.ledger import Remembered
+from agent.ordered import Ordered
 from agent.orders import subscriptions_of
 from agent.probes import Probes
 from agent.problems import NodeProblems
@@ -180,7 +181,9 @@ class Agent:
     async def _load(self) -> None:
         held = await self._edges.ledger.load()
         self._remembered = held
-        self._carrier.accept(held.assignment)
+        now = self._edges.clock.now()
+        ordered = held.ordered.in_boot(self._edges.boot_id, now).taking(held.assignment, now)
+        self._carrier.accept(held.assignment, ordered)
         self._carrier.ports.update(held.ports)
         self._edges.bus.know_local(subscriptions_of(held.assignment))
         self._leadership.remember(held)
@@ -233,9 +236,9 @@ class Agent:
             raise Missing(f"no process '{replica}' on {self.settings.node}")
         return (row.order.log if row else "") or self._carrier.log_path(replica)
 
-    def _accept(self, offered: Assignment) -> None:
+    def _accept(self, offered: Assignment, ordered: Ordered) -> None:
         before = self._carrier.orders.keys() | self.table.rows.keys()
-        self._carrier.accept(offered)
+        self._carrier.accept(offered, ordered)
         self._edges.bus.know_local(subscriptions_of(offered))
         self._problem("STATE_REBUILT", "")
         self._applier.retry_now()

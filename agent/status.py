@@ -17,9 +17,25 @@ def status_row(
     failure: Failure | None = None,
     probe: Result | None = None,
     before: ReplicaStatus | None = None,
+    ordered: tuple[str, float] | None = None,
     now: float = 0.0,
 ) -> ReplicaStatus | None:
-    """The replica's row, None when there is neither an order nor a process. `before` is the row reported last."""
+    """The replica's row, None when there is neither an order nor a process. `before` is the row reported last, `ordered` the
+    spec hash of the order and since when it is that."""
+    spec, since = ordered or ("", 0.0)
+    found = _seen(replica, order, row, failure, probe, before, now)
+    return found and found.model_copy(update={"ordered_hash": spec, "ordered_since": since})
+
+
+def _seen(
+    replica: str,
+    order: ReplicaOrder | None,
+    row: HostRow | None,
+    failure: Failure | None,
+    probe: Result | None,
+    before: ReplicaStatus | None,
+    now: float,
+) -> ReplicaStatus | None:
     if row is None:
         return _awaited(replica, order, failure, before, now) if order else None
     state = ReplicaState(row.state)

@@ -49,6 +49,7 @@ class Telling:
             failure=self._applier.failures.get(replica),
             probe=self._probes.result(replica),
             before=self._book.rows.get(replica) or self.by_hand.get(replica),
+            ordered=self._carrier.ordered.specs.get(replica),
             now=clock.now(),
         )
         if is_by_hand(replica):

@@ -249,6 +249,8 @@ class ReplicaStatus(Told):
     last_error: str = ""
     retry_at: float | None = None  # when a Backoff ends
     commit: str = ""
+    ordered_hash: str = ""  # what is ordered, which may not be what runs yet
+    ordered_since: float = 0.0  # when that was first accepted here
     index: int = 0  # the report index at which this row last changed
 
 

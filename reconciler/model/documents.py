@@ -353,12 +353,23 @@ class Update(Document):
     """How long a new replica must be healthy before the next one."""
     healthy_deadline: Seconds = 300.0
     """After this a new replica that is not healthy halts the rollout."""
-    progress_deadline: Seconds = 600.0
-    """Not available in this version."""
+    progress_deadline: Seconds | None = None
+    """After this without another new replica that became healthy the rollout is halted. 10m, or twice healthyDeadline if longer."""
     canary: Annotated[int, Field(ge=0)] = 0
     """Not available in this version."""
     auto_revert: bool = False
     """Not available in this version."""
+
+    @property
+    def longest_standstill(self) -> float:
+        """Seconds of `progressDeadline`."""
+        return max(600.0, 2 * self.healthy_deadline) if self.progress_deadline is None else self.progress_deadline
+
+    @model_validator(mode="after")
+    def _patient(self) -> Update:
+        if self.longest_standstill < self.healthy_deadline:
+            raise ValueError("progressDeadline is shorter than healthyDeadline: no replica could be given that long")
+        return self
 
 
 class Restart(Document):

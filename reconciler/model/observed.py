@@ -37,6 +37,8 @@ class ReplicaView:
     last_error: str = ""
     started_at: str = ""
     commit: str = ""
+    ordered_hash: str = ""  # the spec its node has accepted for it, which may not be what runs yet
+    ordered_since: Monotonic = Monotonic(0.0)
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,14 +19,21 @@ def replica_view(row: ReplicaStatus, report: Report, now: Monotonic) -> ReplicaV
         package=row.package,
         state=row.state,
         healthy=row.healthy,
-        since=Monotonic(now - max(0.0, report.at - row.since)),
+        since=_here(row.since, report, now),
         restarts=row.restarts,
         pid=row.pid,
         port=row.port,
         last_error=row.last_error,
         started_at=row.started_at,
         commit=row.commit,
+        ordered_hash=row.ordered_hash,
+        ordered_since=_here(row.ordered_since, report, now),
     )
+
+
+def _here(moment: float, report: Report, now: Monotonic) -> Monotonic:
+    """A moment on the node's boot clock, on ours."""
+    return Monotonic(now - max(0.0, report.at - moment))
 
 
 def claimed_view(before: NodeView, answer: Claimed, now: Monotonic) -> NodeView:

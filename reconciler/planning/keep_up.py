@@ -29,6 +29,13 @@ def spare(world: World, case: Case) -> None:
     if broken:
         _halt(case, waiting, broken)
         return
+    stalls = _stalls_at(case, away, spec)
+    if stalls is not None and stalls <= world.now:
+        idle = f", nothing became healthy for {spec.update.progress_deadline:g} s"
+        _halt(case, waiting, [s for s in away if not s.healthy], idle)
+        return
+    if stalls is not None:
+        case.lapses.append(stalls)
     most = max(1, spec.update.max_parallel.of(len(case.standings) + case.missing))
     under_way = len(away)
     down = under_way + sum(1 for s in case.standings if not s.healthy and (not s.new or s.replica in going))
@@ -75,10 +82,24 @@ def _note_lapses(case: Case, standing: Standing, spec: InstanceSpec, now: Monoto
             case.lapses.append(lapse)
 
 
-def _halt(case: Case, waiting: list[Step], broken: list[Standing]) -> None:
+def _stalls_at(case: Case, away: list[Standing], spec: InstanceSpec) -> Monotonic | None:
+    """When progressDeadline lapses: counted from the last new replica that became healthy or was ordered.
+
+    Only nodes that have accepted the order count, so it does not lapse while a window, an approval or a lock is waited for.
+    None while no replica is on its way.
+    """
+    ordered = [s.row.ordered_since for s in away if not s.healthy and s.row and s.row.ordered_hash == s.entry.spec_hash]
+    if not ordered:
+        return None
+    became_healthy = [s.row.since for s in case.standings if s.new and s.healthy and s.row is not None]
+    return Monotonic(max(*ordered, *became_healthy, 0.0) + spec.update.progress_deadline)
+
+
+def _halt(case: Case, waiting: list[Step], broken: list[Standing], idle: str = "") -> None:
     total = len(case.standings) + case.missing
     errors = [s.row.last_error for s in broken if s.row is not None and s.row.last_error]
-    detail = f"{len(broken)}/{total} unhealthy: {errors[0] if errors else 'not healthy in time'}"
+    error = errors[0] if errors else "" if idle else "not healthy in time"
+    detail = f"{len(broken)}/{total} unhealthy{idle}{f': {error}' if error else ''}"
     for step in waiting:
         step.held(HoldReason.ROLLOUT_HALTED, detail, tuple(s.replica for s in broken))
 

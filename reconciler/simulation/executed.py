@@ -108,4 +108,6 @@ def _running(order: ReplicaOrder, since: Monotonic) -> ReplicaView:
         healthy=True,
         since=since,
         commit=order.commit,
+        ordered_hash=order.spec_hash,
+        ordered_since=since,
     )

@@ -116,8 +116,6 @@ def _not_available(document: AnyDocument) -> Iterable[tuple[Path, str]]:
                 yield ("spec", "update", "canary"), f"update.canary {later}; use 0"
             if spec.update.auto_revert:
                 yield ("spec", "update", "autoRevert"), f"update.autoRevert {later}; use false"
-            if "progress_deadline" in spec.update.model_fields_set:
-                yield ("spec", "update", "progressDeadline"), f"update.progressDeadline {later}; use healthyDeadline"
 
 
 _EXPECTED = {

@@ -164,5 +164,5 @@ def _update(body: InstanceBody) -> UpdatePolicy:
         max_parallel=update.max_parallel,
         min_healthy_time=update.min_healthy_time,
         healthy_deadline=update.healthy_deadline,
-        progress_deadline=update.progress_deadline,
+        progress_deadline=update.longest_standstill,
     )

@@ -17,6 +17,7 @@ from agent.edges import Edges, NodeSettings
 from agent.errors import TdieError, Waiting
 from agent.ledger import MemoryLedger, Remembered
 from agent.node import Agent
+from agent.ordered import Ordered
 from agent.refusals import StaleLeader
 from agent.register import NameTaken
 from agent.wire import (
@@ -43,6 +44,7 @@ class Bench:
     clock: VirtualClock = field(default_factory=lambda: VirtualClock(_loop()))
     prober: SimProber = field(default_factory=SimProber)
     missing: set[str] = field(default_factory=set)
+    boot_id: str = "boot"
 
     def __post_init__(self) -> None:
         self.machine = Machine("a", self.clock)
@@ -59,7 +61,7 @@ class Bench:
             Edges(
                 clock=self.clock, consul=self.consul, keeper=SimKeeper(self.machine), ledger=ledger or self.ledger,
                 installer=SimInstaller(self.machine, self.missing), ports=SimPorts(), prober=self.prober,
-                uniform=lambda low, high: (low + high) / 2, agent=f"agent-{self.starts}", boot_id="boot",
+                uniform=lambda low, high: (low + high) / 2, agent=f"agent-{self.starts}", boot_id=self.boot_id,
             ),
         )  # fmt: skip
         self.tasks.append(asyncio.create_task(agent.run(), name=f"agent {self.starts}"))
@@ -415,7 +417,7 @@ def test_entries_taken_away_by_hand_come_back_and_left_over_ones_go() -> None:
         assert entry in await bench.consul.local_services()
         await bench.stop()
         del bench.machine.rows["web.0"]
-        await bench.ledger.save_assignment(assignment(order("web.1"), generation=2))
+        await bench.ledger.save_assignment(assignment(order("web.1"), generation=2), Ordered())
         bench.start()
         await asyncio.sleep(5)
         assert entry not in await bench.consul.local_services()
@@ -477,9 +479,41 @@ def test_without_an_assignment_or_a_keeper_nothing_is_done() -> None:
     story(body)
 
 
+def test_since_when_a_spec_is_ordered_outlives_agents_but_no_reboot() -> None:
+    async def body(bench: Bench) -> None:
+        agent = bench.start()
+        await agent.claim(Claim(epoch=1))
+        first, second = order("web.0"), order("web.1")
+        await agent.assign(assignment(first, second))
+        began = bench.clock.now()
+        await asyncio.sleep(100)
+        changed = order("web.0", size=2)
+        await agent.assign(assignment(changed, second, generation=2))
+        later = bench.clock.now()
+        await asyncio.sleep(100)
+
+        def told(of: Agent) -> dict[str, tuple[str, float]]:
+            return {name: (row.ordered_hash, row.ordered_since) for name, row in of.book.rows.items()}
+
+        expected = {"web.0": (changed.spec_hash, later), "web.1": (second.spec_hash, began)}
+        assert told(agent) == expected
+        await bench.stop()
+        again = bench.start()
+        await until(lambda: again.ready)
+        assert told(again) == expected
+        await bench.stop()
+        bench.boot_id = "another boot"
+        boot = bench.clock.now()
+        rebooted = bench.start()
+        await until(lambda: rebooted.ready)
+        assert {since for _, since in told(rebooted).values()} == {boot}
+
+    story(body)
+
+
 def test_an_unwritable_ledger_accepts_nothing() -> None:
     class Full(MemoryLedger):
-        async def save_assignment(self, assignment: Assignment) -> None:
+        async def save_assignment(self, assignment: Assignment, ordered: Ordered) -> None:
             raise Waiting("disk full", code="LEDGER_WRITE")
 
     async def body(bench: Bench) -> None:

@@ -10,21 +10,23 @@ import pytest
 
 from agent.errors import TdieError
 from agent.ledger import Remembered, SqliteLedger
+from agent.ordered import Ordered
 from agent.wire import Assignment, content_digest
 
 GIVEN = Assignment(cluster="c", node="a", epoch=4, generation=2, digest=content_digest((), ()))
+ORDERED = Ordered("boot", {"web.0": ("spec", 12.5)})
 
 
 async def filled(path: Path) -> Remembered:
     ledger = SqliteLedger(path)
     await ledger.load()
     await ledger.save_epoch(4)
-    await ledger.save_assignment(GIVEN)
+    await ledger.save_assignment(GIVEN, ORDERED)
     await ledger.save_ports({"web.0": 5000, "web.1": 5001})
     await ledger.save_ports({"web.1": 5001})
     await ledger.save_session("s1")
     await ledger.close()
-    return Remembered(4, GIVEN, {"web.1": 5001}, "s1")
+    return Remembered(4, GIVEN, ORDERED, {"web.1": 5001}, "s1")
 
 
 async def loaded(path: Path) -> Remembered:

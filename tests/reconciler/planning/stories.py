@@ -152,6 +152,8 @@ class Story:
                 update["min_healthy_time"] = float(next(it))
             elif word == "deadline":
                 update["healthy_deadline"] = float(next(it))
+            elif word == "progress":
+                update["progress_deadline"] = float(next(it))
             elif word == "set":
                 key, _, value = next(it).partition("=")
                 settings[key] = value
