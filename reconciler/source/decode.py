@@ -48,7 +48,14 @@ def decode(data: bytes) -> Decoded:
             found.append(Found(document.index, *document.place(), checked))
         elif isinstance(document.value, dict):
             broken.append(_named(document.value))
-    return Decoded(tuple(found), tuple(flaws), tuple(broken))
+    return Decoded(tuple(found), tuple(map(_printable, flaws)), tuple(broken))
+
+
+def _printable(flaw: Flaw) -> Flaw:
+    """The same with everything escaped that a terminal would not show, or would obey."""
+    if flaw.message.isprintable():
+        return flaw
+    return flaw._replace(message="".join(c if c.isprintable() else ascii(c)[1:-1] for c in flaw.message))
 
 
 def _named(raw: dict[str, Any]) -> tuple[str, str]:

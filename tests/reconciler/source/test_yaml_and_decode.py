@@ -7,7 +7,7 @@ import time
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from reconciler.source.decode import decode
@@ -94,6 +94,8 @@ PIECES = sorted(
 
 @settings(max_examples=300, deadline=None)
 @given(st.lists(st.sampled_from(PIECES), max_size=40).map("".join))
+@example("!!int \ufeff")
+@example('"a\\e[31mb": 1\n"a\\e[31mb": 2\n')
 def test_any_text_is_documents_or_problems(text: str) -> None:
     decoded = decode(text.encode("utf-8", "surrogatepass"))
     for flaw in decoded.flaws:
