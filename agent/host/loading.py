@@ -1,11 +1,13 @@
-"""From a content root and `module:Class` to a class that may run here."""
+"""From a content root and `module:Class` to a class that may run here.
+
+Paths are plain text here: every host goes this way, and what it needs not touch stays shared with the zygote."""
 
 from __future__ import annotations
 
 import importlib
 import inspect
 import sys
-from pathlib import Path
+from os import path
 
 from agent.errors import Invalid
 from agent.host import borrowed
@@ -28,7 +30,7 @@ def load(code: Code, base: type[Extension]) -> type[Extension]:
     module_name, _, class_name = code.component_type.partition(":")
     if not module_name or not class_name:
         raise CannotLoad(f"componentType {code.component_type!r} is not module:Class", where=where)
-    root = Path(code.content_root)
+    root = code.content_root
     _make_importable(root, where)
     if module_name.startswith(BUILT_IN):
         borrowed.lend()
@@ -50,25 +52,25 @@ def load(code: Code, base: type[Extension]) -> type[Extension]:
     return _checked(found, base, f"{module_name}:{class_name}", where)
 
 
-def _make_importable(root: Path, where: str) -> None:
-    if not root.is_dir():
+def _make_importable(root: str, where: str) -> None:
+    if not path.isdir(root):
         raise CannotLoad(f"the content root {root} is not there", code="CONTENT_MISSING", where=where)
     for name in RESERVED:
-        if (root / name).exists() or (root / f"{name}.py").exists():
+        if path.exists(path.join(root, name)) or path.exists(path.join(root, f"{name}.py")):
             raise CannotLoad(f"a top-level module may not be named {name}", code="MODULE_RESERVED", where=where)
-    for folder in (root / "dependencies", root):
-        if folder.is_dir():
-            if str(folder) in sys.path:
-                sys.path.remove(str(folder))
-            sys.path.insert(0, str(folder))
+    for folder in (path.join(root, "dependencies"), root):
+        if path.isdir(folder):
+            if folder in sys.path:
+                sys.path.remove(folder)
+            sys.path.insert(0, folder)
 
 
-def _check_origin(module: object, root: Path, name: str, where: str) -> None:
+def _check_origin(module: object, root: str, name: str, where: str) -> None:
     origin = getattr(module, "__file__", None)
-    places = [root.resolve()]
+    places = [path.realpath(root)]
     if sys.prefix != sys.base_prefix and borrowed.libraries:  # the packages' own environment may hold the class too
-        places.append(Path(sys.prefix).resolve())
-    if origin is None or not any(Path(origin).resolve().is_relative_to(place) for place in places):
+        places.append(path.realpath(sys.prefix))
+    if origin is None or not any(path.realpath(origin).startswith(path.join(place, "")) for place in places):
         raise CannotLoad(
             f"module {name} is taken by {origin or 'the interpreter'}",
             code="MODULE_CLASH",

@@ -22,7 +22,7 @@ log = logging.getLogger("host")
 class Uplink:
     """Tells the newest status whenever it changed; iterating gives what the keeper asks."""
 
-    def __init__(self, channel: socket.socket, keeper: Path, order: Callable[[], HostOrder]) -> None:
+    def __init__(self, channel: socket.socket, keeper: str, order: Callable[[], HostOrder]) -> None:
         self._channel: socket.socket | None = channel
         self._keeper, self._order = keeper, order
         self._writer: asyncio.StreamWriter | None = None
@@ -72,7 +72,7 @@ class Uplink:
         pause = FIRST_PAUSE
         while True:
             try:
-                with unix_address(self._keeper) as address:
+                with unix_address(Path(self._keeper)) as address:
                     reader, writer = await asyncio.open_unix_connection(address, limit=codec.MAX_LINE)
             except OSError:
                 await asyncio.sleep(pause)

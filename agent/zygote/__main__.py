@@ -11,7 +11,7 @@ import sys
 from collections.abc import Callable
 
 from agent.keeper import linux
-from agent.zygote import holes, image
+from agent.zygote import holes, hot, image
 from agent.zygote.child import become_host
 from agent.zygote.guard import Guard
 
@@ -27,6 +27,10 @@ def main() -> None:
     os.umask(0o077)
     image.warm()
     sys.dont_write_bytecode = True
+    image.rehearse()
+    gc.collect()
+    holes.fill()
+    hot.gather(hot.seen_by(lambda: image.rehearse(1)))
     image.rehearse()
     sys.dont_write_bytecode = False
     room = image.Room.of_this_process()

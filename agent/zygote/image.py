@@ -62,7 +62,7 @@ class Room:
         ctypes.memmove(self.start, whole, len(whole))
 
 
-def rehearse() -> None:
+def rehearse(times: int = REHEARSALS) -> None:
     """The way of a host was gone often enough that the interpreter has specialised it.
 
     Otherwise every fork would do that for itself, which writes to pages that could stay shared and costs time.
@@ -82,7 +82,7 @@ def rehearse() -> None:
     path, quiet, loud = list(sys.path), os.open(os.devnull, os.O_WRONLY), os.dup(2)
     os.dup2(quiet, 2)
     try:
-        for _ in range(REHEARSALS):
+        for _ in range(times):
             ours, its = socket.socketpair()
             with ours:
                 text = codec.order_text(order)
