@@ -12,6 +12,7 @@ from agent import steps
 from agent.edges import Edges, NodeSettings
 from agent.errors import Missing, TdieError, Waiting
 from agent.keeper.protocol import HostOrder, HostRow
+from agent.leases.leases import Leases
 from agent.ordered import Ordered
 from agent.orders import host_order, renamed
 from agent.packages.protocol import Installed
@@ -29,12 +30,14 @@ class Carrier:
         settings: NodeSettings,
         edges: Edges,
         table: HostTable,
+        leases: Leases,
         packages_changed: Callable[[], None],
         problem: Callable[[str, str], None],
     ) -> None:
         self._settings = settings
         self._edges = edges
         self._table = table
+        self._leases = leases
         self._packages_changed = packages_changed
         self._problem = problem
         self._ports_number, self._ports_saved = 0, 0
@@ -43,6 +46,7 @@ class Carrier:
         self.ordered = Ordered()
         self.orders: Mapping[str, ReplicaOrder] = {}
         self.heirs: Mapping[str, str] = {}
+        self._leased: tuple[str, ...] = ()
         self.installed: Mapping[str, Installed] = {}
         self.ports: dict[str, int] = {}
         self.fetching: set[str] = set()
@@ -52,12 +56,14 @@ class Carrier:
         """Steps follow this assignment from now on."""
         self.assignment, self.ordered = assignment, ordered
         self.orders, self.heirs = steps.orders_of(assignment)
+        self._leased = tuple(name for name, order in self.orders.items() if order.policy.lease != "none")
         self.in_place_refused.clear()
 
     def local(self) -> steps.Local:
         """What is true here, as far as steps depend on it."""
         made = self._edges.installer.environments().keys()
-        return steps.Local(self.assignment, self.installed, self._table.rows, made, self.in_place_refused)
+        leased = {name: self._leases.standing(name) for name in self._leased}
+        return steps.Local(self.assignment, self.installed, self._table.rows, made, self.in_place_refused, leased)
 
     def log_path(self, replica: str) -> str:
         return f"{self._settings.logs}/{replica}.log"
@@ -109,16 +115,20 @@ class Carrier:
         log.info("start", replica=step.replica, reason=step.reason)
         order = self._host_order(step.order, self._port(step.replica))
         await self._keep_ports()
-        await self._edges.keeper.start(order)
+        async with self._leases.starting(step.replica, order.lease):
+            await self._edges.keeper.start(order)
+            self._assume_started(step.replica, order)
+
+    def _assume_started(self, replica: str, order: HostOrder) -> None:
         row = HostRow(
-            replica=step.replica,
+            replica=replica,
             spec_hash=order.spec_hash,
             state=ReplicaState.STARTING.value,
             healthy=False,
             since=self._edges.clock.now(),
             order=order,
         )
-        if not self._already(step.replica, order):
+        if not self._already(replica, order):
             self._table.assume(row)
 
     async def _stop(self, step: steps.Stop) -> None:
@@ -148,22 +158,27 @@ class Carrier:
     async def _adjust(self, step: steps.Adjust) -> None:
         row = self._row(step.replica)
         policy = step.order.policy
+        interval, timeout = policy.health.of_component
         order = replace(
             row.order,
+            check_interval=interval,
+            check_timeout=timeout,
             stop_grace=policy.stop_grace,
             restart_attempts=policy.restart.attempts,
             restart_interval=policy.restart.interval,
             restart_delay=policy.restart.delay,
             restart_mode=policy.restart.mode,
+            lease=self._leases.lease_of(step.order),
         )
-        await self._edges.keeper.adjust(order)
+        async with self._leases.starting(step.replica, order.lease):
+            await self._edges.keeper.adjust(order)
         if (now := self._table.rows.get(step.replica)) is not None and now.order != order:
             self._table.assume(replace(now, order=order))
 
     async def _rename(self, step: steps.Rename) -> None:
         log.info("rename", replica=step.replica, renamed_from=step.renamed_from)
         row = self._row(step.renamed_from)
-        order = renamed(row, step.order, self.log_path(step.replica))
+        order = renamed(row, step.order, self.log_path(step.replica), self._leases.lease_of(step.order))
         if step.renamed_from in self.ports:
             self.ports[step.replica] = self.ports.pop(step.renamed_from)
         await self._edges.keeper.rename(step.renamed_from, order)
@@ -204,6 +219,7 @@ class Carrier:
             data=f"{self._settings.replicas}/{order.replica}" if self._settings.replicas else "",
             correlation_id=f"{held.epoch}.{held.generation}" if held else "",
             bus=self._edges.bus.socket,
+            lease=self._leases.lease_of(order),
         )
 
     def _port(self, replica: str) -> int:

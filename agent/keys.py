@@ -37,7 +37,12 @@ def nodes(cluster: str) -> str:
 
 
 def lease(cluster: str, replica: str) -> str:
-    return prefix(cluster) + f"leases/{replica}"
+    """The lock that lets one node run a replica. Written only with `acquire` and `release`: a plain write forgets its index."""
+    return leases(cluster) + replica
+
+
+def leases(cluster: str) -> str:
+    return prefix(cluster) + "leases/"
 
 
 def node_lock(cluster: str, name: str) -> str:

@@ -39,6 +39,7 @@ class Remembered:
     ordered: Ordered = Ordered()
     ports: Mapping[str, int] = field(default_factory=dict)
     session: str = ""  # the identity session, so that a restarted agent still holds its name
+    leases: str = ""  # the lease session, as agent.leases spells it
     rebuilt: str = ""
 
 
@@ -56,6 +57,10 @@ class Ledger(Protocol):
         ...
 
     async def save_session(self, session: str) -> None: ...
+
+    async def save_leases(self, leases: str) -> None:
+        """On disk afterwards."""
+        ...
 
     async def save_ports(self, ports: Mapping[str, int]) -> None:
         """These are all ports now."""
@@ -82,6 +87,9 @@ class MemoryLedger:
     async def save_session(self, session: str) -> None:
         self._keep(session=session)
 
+    async def save_leases(self, leases: str) -> None:
+        self._keep(leases=leases)
+
     async def save_ports(self, ports: Mapping[str, int]) -> None:
         self._keep(ports=dict(ports))
 
@@ -95,6 +103,7 @@ class MemoryLedger:
         ordered: Ordered | None = None,
         session: str | None = None,
         ports: Mapping[str, int] | None = None,
+        leases: str | None = None,
     ) -> None:
         held = self._held
         self._held = Remembered(
@@ -103,6 +112,7 @@ class MemoryLedger:
             ordered=held.ordered if ordered is None else ordered,
             ports=held.ports if ports is None else ports,
             session=held.session if session is None else session,
+            leases=held.leases if leases is None else leases,
         )
 
 
@@ -127,6 +137,9 @@ class SqliteLedger:
 
     async def save_session(self, session: str) -> None:
         await self._in_thread(lambda: self._write("FULL", ("session", session)))
+
+    async def save_leases(self, leases: str) -> None:
+        await self._in_thread(lambda: self._write("FULL", ("leases", leases)))
 
     async def save_ports(self, ports: Mapping[str, int]) -> None:
         rows = sorted(ports.items())
@@ -178,6 +191,7 @@ class SqliteLedger:
             ordered=ordered_from(facts.get("ordered", "")),
             ports={str(replica): int(port) for replica, port in db.execute("SELECT replica, port FROM ports")},
             session=facts.get("session", ""),
+            leases=facts.get("leases", ""),
             rebuilt=self._rebuilt,
         )
 

@@ -14,6 +14,7 @@ from agent.errors import Missing, TdieError, Waiting
 from agent.keeper.protocol import HostOrder
 from agent.keeper.sandbox import DEGRADED as SANDBOX_DEGRADED
 from agent.leadership import Leadership, accepted
+from agent.leases.leases import Leases
 from agent.ledger import Remembered
 from agent.ordered import Ordered
 from agent.orders import subscriptions_of
@@ -26,6 +27,7 @@ from agent.stock import Stock
 from agent.table import HostTable
 from agent.telling import Telling
 from agent.wire import (
+    USUAL_LEASES,
     Accepted,
     Assignment,
     Claim,
@@ -66,7 +68,16 @@ class Agent:
             linger=settings.linger,
         )
         self.table = HostTable(edges.keeper, changed=self._rows_changed, all_read=self._all_read, problem=self._problem)
-        self._carrier = Carrier(settings, edges, self.table, self.packages_changed, self._problem)
+        self._leases = Leases(
+            settings,
+            edges,
+            self.table,
+            orders=lambda: self._carrier.orders,
+            figures=lambda: self.assignment.policy.leases if self.assignment else USUAL_LEASES,
+            changed=self._rows_changed,
+            problem=self._problem,
+        )
+        self._carrier = Carrier(settings, edges, self.table, self._leases, self.packages_changed, self._problem)
         self._applier = Applier(
             look=self._look, carry=self._carrier.carry, looked=self._looked, clock=edges.clock, uniform=edges.uniform
         )
@@ -89,6 +100,7 @@ class Agent:
             table=self.table,
             applier=self._applier,
             probes=self._probes,
+            leases=self._leases,
             book=self.book,
             registrar=self._registrar,
         )
@@ -105,6 +117,7 @@ class Agent:
                 tasks.create_task(self._registrar.stay(), name="stay registered")
                 tasks.create_task(self._registrar.publish(), name="publish checks")
                 tasks.create_task(self.table.follow(), name="follow keeper")
+                tasks.create_task(self._leases.run(), name="leases")
                 tasks.create_task(self._applier.run(), name="apply")
                 tasks.create_task(self._probes.run(), name="probes")
                 tasks.create_task(self._watch_keeper(), name="watch the keeper's problems")
@@ -138,6 +151,7 @@ class Agent:
         for row in await keeper.rows():  # not stopped by somebody's hand: the next agent starts them again
             if row.replica not in left:
                 await keeper.forget(row.replica)
+        await self._leases.give_back(left)
         try:
             await self._registrar.leave()
         except TdieError as error:  # Consul's checks say so by themselves; what runs here must end all the same
@@ -187,6 +201,7 @@ class Agent:
         self._carrier.ports.update(held.ports)
         self._edges.bus.know_local(subscriptions_of(held.assignment))
         self._leadership.remember(held)
+        self._leases.remember(held.leases)
         self._problem("STATE_REBUILT", held.rebuilt)
         self.packages_changed()
         self._loaded.set()
@@ -274,6 +289,7 @@ class Agent:
             self._probes.consider(rows.get(name), name, check)
             self._stock.seen(rows.get(name))
             self._telling.tell(name)
+        self._leases.look(names)
         heirs = {self._carrier.heirs[name] for name in names if name in self._carrier.heirs}
         renamed = {order.renamed_from for name in names if (order := orders.get(name)) and order.renamed_from}
         self._applier.look_again(names | heirs | renamed)

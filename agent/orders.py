@@ -9,7 +9,7 @@ from dataclasses import replace
 from typing import Any
 
 from agent.errors import Invalid, Missing
-from agent.keeper.protocol import Code, HostOrder, HostRow
+from agent.keeper.protocol import Code, HostOrder, HostRow, Lease
 from agent.packages.protocol import Installed
 from agent.sdk.message import Subscription
 from agent.steps import environment
@@ -29,6 +29,7 @@ def host_order(
     correlation_id: str = "",
     data: str = "",
     bus: str = "",
+    lease: Lease | None = None,
 ) -> HostOrder:
     """Everything the keeper needs. Raises Missing (PACKAGE_MISSING, ENVIRONMENT_MISSING) or Invalid (COMMAND_PLACEHOLDER)."""
     spec, policy = order.spec, order.policy
@@ -61,6 +62,7 @@ def host_order(
         correlation_id=correlation_id,
         data=data,
         python=_python(environment(order, installed), environments),
+        lease=lease,
     )
 
 
@@ -74,9 +76,9 @@ def subscriptions_of(assignment: Assignment | None) -> dict[str, tuple[Subscript
     return found
 
 
-def renamed(row: HostRow, order: ReplicaOrder, log: str) -> HostOrder:
-    """The order of a running process under another replica's name; what it runs stays as it is."""
-    return replace(row.order, replica=order.replica, instance=order.instance, log=log)
+def renamed(row: HostRow, order: ReplicaOrder, log: str, lease: Lease | None = None) -> HostOrder:
+    """The order of a running process under another replica's name and lease; what it runs stays as it is."""
+    return replace(row.order, replica=order.replica, instance=order.instance, log=log, lease=lease)
 
 
 def filled(part: str, settings: Mapping[str, Any], port: int) -> str:

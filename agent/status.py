@@ -6,7 +6,7 @@ from agent.apply import Failure
 from agent.errors import Invalid
 from agent.keeper.protocol import HostRow
 from agent.probes import Result
-from agent.wire import PackageRef, ReplicaOrder, ReplicaState, ReplicaStatus
+from agent.wire import LeaseStatus, PackageRef, ReplicaOrder, ReplicaState, ReplicaStatus
 
 
 def status_row(
@@ -18,13 +18,14 @@ def status_row(
     probe: Result | None = None,
     before: ReplicaStatus | None = None,
     ordered: tuple[str, float] | None = None,
+    lease: LeaseStatus | None = None,
     now: float = 0.0,
 ) -> ReplicaStatus | None:
     """The replica's row, None when there is neither an order nor a process. `before` is the row reported last, `ordered` the
     spec hash of the order and since when it is that."""
     spec, since = ordered or ("", 0.0)
     found = _seen(replica, order, row, failure, probe, before, now)
-    return found and found.model_copy(update={"ordered_hash": spec, "ordered_since": since})
+    return found and found.model_copy(update={"ordered_hash": spec, "ordered_since": since, "lease": lease})
 
 
 def _seen(
@@ -66,7 +67,11 @@ def _seen(
 
 
 def _awaited(
-    replica: str, order: ReplicaOrder, failure: Failure | None, before: ReplicaStatus | None, now: float
+    replica: str,
+    order: ReplicaOrder,
+    failure: Failure | None,
+    before: ReplicaStatus | None,
+    now: float,
 ) -> ReplicaStatus:
     """An order without a process: Pending, or Failed when trying again cannot help."""
     hopeless = failure is not None and isinstance(failure.error, Invalid)

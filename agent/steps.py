@@ -115,6 +115,9 @@ class Local:
     rows: Mapping[str, HostRow] = field(default_factory=dict)
     environments: AbstractSet[str] = frozenset()  # names of those that are made
     in_place_refused: AbstractSet[tuple[str, str]] = frozenset()  # (replica, spec hash) that no host would take over
+    leases: Mapping[str, str] = field(
+        default_factory=dict
+    )  # of ordered replicas that need one: held, waiting, elsewhere
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,6 +132,7 @@ class Case:
     source: HostRow | None = None  # the process this one takes over
     refused: bool = False
     keep_by_hand: bool = True  # what was started by hand is left alone
+    lease: str = ""  # held, waiting, or elsewhere; empty when it needs none
 
     @property
     def state(self) -> str:
@@ -137,6 +141,21 @@ class Case:
     @property
     def down(self) -> bool:
         return self.state in (S.STOPPED, S.FAILED)
+
+    @property
+    def without_lease(self) -> bool:
+        """Whether it needs a lease that is not held."""
+        return self.lease in ("waiting", "elsewhere")
+
+    @property
+    def fenced(self) -> bool:
+        """Whether the host ended because its lease did."""
+        return self.row is not None and bool(self.row.fenced)
+
+    @property
+    def leased(self) -> bool:
+        """Whether the host that is there was started under a lease."""
+        return self.row is not None and self.row.order.lease is not None
 
     @property
     def by_hand(self) -> bool:
@@ -195,16 +214,24 @@ RULES: tuple[tuple[str, Callable[[Case], bool], Act], ...] = (
     ("another replica takes over its process", lambda c: c.wanted is None and bool(c.heir) and not c.down, _wait),
     ("not ordered any more, and down", lambda c: c.wanted is None and c.down, _forget),
     ("not ordered any more", lambda c: c.wanted is None, _stop),
+    ("its lease is not held", lambda c: c.without_lease and (c.row is None or c.down), _wait),
+    ("its lease is held elsewhere", lambda c: c.lease == "elsewhere" and not c.leased, _stop),
+    (
+        "its lease is not held yet, or not any more: its keeper sees to it",
+        lambda c: c.without_lease and c.leased,
+        _wait,
+    ),
     ("takes over a running process", lambda c: c.row is None and c.source is not None, _rename),
     ("a package is not installed yet", lambda c: not c.ready and not c.same_spec, _wait),
     ("a package is not installed yet", lambda c: not c.ready and c.state == S.STOPPED, _wait),
+    ("its lease was lost, and is held again", lambda c: c.down and c.fenced and bool(c.lease), _start),
     ("ordered and not there", lambda c: c.row is None, _start),
     ("another spec is ordered, and the old one is down", lambda c: c.down and not c.same_spec, _start),
     ("it gave up, and another restart policy is ordered", lambda c: c.state == S.FAILED and not policy_kept(c), _start),
     ("it gave up on this spec", lambda c: c.state == S.FAILED, _wait),
     ("it was stopped, and this cluster leaves it so", lambda c: c.state == S.STOPPED and not heals(c), _wait),
     ("ordered, but it was stopped", lambda c: c.state == S.STOPPED, _heal),
-    ("another policy is ordered", lambda c: c.same_spec and not policy_kept(c), _adjust),
+    ("another policy is ordered", lambda c: c.same_spec and not (c.without_lease or policy_kept(c)), _adjust),
     ("as ordered", lambda c: c.same_spec, _wait),
     ("other settings are ordered", lambda c: c.state == S.STARTED and only_settings(c) and not c.refused, _reconfigure),
     ("another spec is ordered", lambda c: True, _stop),
@@ -235,6 +262,7 @@ def case_of(replica: str, local: Local, orders: Mapping[str, ReplicaOrder], heir
         heir=_heir(heirs.get(replica, ""), local.rows),
         source=source,
         keep_by_hand=not (local.assignment and local.assignment.policy.stop_manual),
+        lease=local.leases.get(replica, ""),
         refused=wanted is not None and (replica, wanted.spec_hash) in local.in_place_refused,
     )
 
@@ -322,6 +350,8 @@ def policy_kept(case: Case) -> bool:
         return False
     held, policy = case.row.order, case.wanted.policy
     restart, health = policy.restart, policy.health
+    if (held.lease is None) != (policy.lease == "none"):
+        return False
     return health.of_component == (held.check_interval, held.check_timeout) and (
         held.restart_attempts,
         held.restart_interval,

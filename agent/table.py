@@ -34,6 +34,7 @@ class HostTable:
         self._doubts: dict[str, asyncio.TimerHandle] = {}
         self._read_again = asyncio.Event()
         self._doubtful: set[str] = set()
+        self._being_read: set[str] = set()
         self.rows: dict[str, HostRow] = {}
         self.known = False
 
@@ -74,6 +75,10 @@ class HostTable:
         self._doubtful.add(replica)
         self._read_again.set()
 
+    def doubtful(self, replica: str) -> bool:
+        """Whether its row is being read again because nobody knows what came of a step."""
+        return replica in self._doubtful or replica in self._being_read
+
     async def _follow_events(self) -> None:
         doubts = asyncio.create_task(self._settle_doubts(), name="read doubtful rows")
         try:
@@ -92,10 +97,12 @@ class HostTable:
             await self._read_again.wait()
             self._read_again.clear()
             names, self._doubtful = self._doubtful, set()
+            self._being_read = names
             try:
                 found = {row.replica: row for row in await self._keeper.rows()}
             except TdieError:
                 self._doubtful |= names
+                self._being_read = set()
                 await asyncio.sleep(1.0)  # the event stream says that the keeper is away
                 self._read_again.set()
                 continue
@@ -104,6 +111,7 @@ class HostTable:
                     self.rows[name] = found[name]
                 else:
                     self.rows.pop(name, None)
+            self._being_read = set()
             self._changed(names)
 
     def _take_all(self, rows: tuple[HostRow, ...]) -> None:

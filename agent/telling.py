@@ -10,6 +10,7 @@ from agent.carry import Carrier
 from agent.checks import entry
 from agent.clock import Clock
 from agent.edges import NodeSettings
+from agent.leases.leases import Leases
 from agent.probes import Probes
 from agent.register import Registrar
 from agent.report import ReportBook
@@ -31,12 +32,13 @@ class Telling:
         table: HostTable,
         applier: Applier,
         probes: Probes,
+        leases: Leases,
         book: ReportBook,
         registrar: Registrar,
     ) -> None:
         self._settings, self._clock = settings, clock
         self._carrier, self._table, self._applier, self._probes = carrier, table, applier, probes
-        self._book, self._registrar = book, registrar
+        self._leases, self._book, self._registrar = leases, book, registrar
         self.by_hand: dict[str, ReplicaStatus] = {}
 
     def tell(self, replica: str) -> None:
@@ -50,6 +52,7 @@ class Telling:
             probe=self._probes.result(replica),
             before=self._book.rows.get(replica) or self.by_hand.get(replica),
             ordered=self._carrier.ordered.specs.get(replica),
+            lease=self._leases.status(replica),
             now=clock.now(),
         )
         if is_by_hand(replica):

@@ -138,7 +138,7 @@ class ReplicaPolicy(Wire):
     stop_grace: float = 10.0
     protected: bool = False  # read back from here when the document is gone
     heal: bool = True  # start it again when somebody stopped it on its node
-    lease: Literal["none"] = "none"
+    lease: Literal["none", "strict", "failsafe"] = "none"  # at most one process anywhere
 
 
 class ReplicaOrder(Wire):
@@ -155,11 +155,43 @@ class ReplicaOrder(Wire):
     renamed_from: str | None = None  # take over this replica's process instead of starting one
 
 
+class LeaseFigures(Wire):
+    """How leases are timed. A process is dead `ttl` after the last renewal of its lease was sent; seconds."""
+
+    ttl: float = 30.0  # T: Consul ends a session that was not renewed for this long, or later
+    renew_every: float = 5.0
+    http_timeout: float = 2.0  # of one renewal
+    fence_grace: float = 5.0  # from SIGTERM to SIGKILL
+    kill_slack: float = 2.0  # from SIGKILL to the deadline
+    lock_delay: float = 40.0  # D: nobody gets the lock of a session that ended sooner
+
+    def fault(self) -> str:
+        """Why two processes could run at once under these figures, or one could not keep its lease; empty if they are safe."""
+        notice = self.renew_every + self.http_timeout + self.fence_grace + self.kill_slack
+        noticed = f"renewEvery + httpTimeout + fenceGrace + killSlack = {notice:g}s must be less than"
+        if self.ttl + self.kill_slack > self.lock_delay:
+            return f"ttl {self.ttl:g}s + killSlack {self.kill_slack:g}s must not exceed lockDelay {self.lock_delay:g}s"
+        if notice >= self.lock_delay:
+            return f"{noticed} lockDelay {self.lock_delay:g}s"
+        if notice >= self.ttl:
+            return f"{noticed} ttl {self.ttl:g}s"
+        return ""
+
+
+USUAL_LEASES = LeaseFigures()
+FAST_LEASES = LeaseFigures(ttl=15.0, renew_every=3.0, fence_grace=3.0, kill_slack=1.0, lock_delay=20.0)
+
+
+def _is_usual(figures: LeaseFigures) -> bool:
+    return figures == USUAL_LEASES
+
+
 class NodePolicy(Wire):
     """How a node keeps house, from the Cluster document. None leaves it to the agent's own settings."""
 
     keep_versions: int | None = None  # of each package, for rollback
     stop_manual: bool = False  # what was started by hand is not owned by Git, and does not stay
+    leases: LeaseFigures = Field(default=USUAL_LEASES, exclude_if=_is_usual)  # left out when usual: for older agents
 
 
 PLAIN = NodePolicy()
@@ -232,6 +264,21 @@ class ReplicaState(StrEnum):
     FAILED = "Failed"  # crashed too often, or cannot start; waits for a new spec
 
 
+class LeaseStatus(Told):
+    """Where a node is with the lease of one replica.
+
+    `waiting`: nothing of it runs here; `code` says for what it waits, `holder` who has it, `until` when time alone ends that (boot
+    clock). `held`: it may run. `ending`: it must not run any more, and something of it may be left. `fenced`: nothing of it is
+    left, and the node cannot get the lease now.
+    """
+
+    state: Literal["waiting", "held", "ending", "fenced"]
+    code: str = ""
+    holder: str = ""
+    until: float | None = None
+    token: str = ""  # while held: epoch.index, which only grows from holder to holder
+
+
 class ReplicaStatus(Told):
     """One replica as its node sees it. Times are seconds on the node's boot clock."""
 
@@ -251,6 +298,7 @@ class ReplicaStatus(Told):
     commit: str = ""
     ordered_hash: str = ""  # what is ordered, which may not be what runs yet
     ordered_since: float = 0.0  # when that was first accepted here
+    lease: LeaseStatus | None = None  # None: it needs none
     index: int = 0  # the report index at which this row last changed
 
 

@@ -140,8 +140,9 @@ class Supervisor:
     def fence(self, replica: str, code: str) -> None:
         """The leased host ends within the grace of its lease."""
         host = self.hosts.get(replica)
-        if host is not None and host.order.lease is not None and host.alive and not host.fenced:
-            self._fenced(host, code, host.order.lease.grace)
+        if host is None or host.order.lease is None or host.fenced or host.state not in (BACKOFF, *RUNNING):
+            return
+        self._fenced(host, code, host.order.lease.grace)
 
     def forget(self, replica: str) -> None:
         """There is no row of this replica any more."""
@@ -279,7 +280,11 @@ class Supervisor:
         """The host ends because its lease did; whatever else was asked for it is void."""
         host.fenced, host.last_error, host.wanted = code, code, None
         self._touch(at_once=True)
-        self._end(host, grace)
+        if host.state == BACKOFF:
+            self._quiet(host)
+            self._settle(host, STOPPED)
+        else:
+            self._end(host, grace)
 
     def _kill(self, host: Hosted) -> None:
         if host.pid is not None and host.killed_at is None:

@@ -572,3 +572,21 @@ def test_any_interleaving_ends_with_what_was_assigned_last(
         assert states(agent) == {o.replica: UP for o in wanted}
 
     story(body)
+
+
+def test_another_policy_reaches_the_keeper_once_and_the_process_stays() -> None:
+    async def body(bench: Bench) -> None:
+        agent = bench.start()
+        await agent.claim(Claim(epoch=1))
+        await agent.assign(assignment(order("web.0")))
+        await until(lambda: bench.machine.rows["web.0"].healthy if "web.0" in bench.machine.rows else False)
+        pid = bench.machine.rows["web.0"].pid
+        await agent.assign(assignment(order("web.0", health="component"), generation=2))
+        await until(lambda: bench.machine.rows["web.0"].order.check_interval > 0)
+        await until(lambda: agent.book.whole().settled)
+        index = agent.book.index
+        await asyncio.sleep(60)
+        assert agent.book.index == index
+        assert bench.machine.rows["web.0"].pid == pid
+
+    story(body)

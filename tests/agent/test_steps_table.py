@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
 from agent import steps
-from agent.keeper.protocol import Code, HostOrder, HostRow
+from agent.keeper.protocol import Code, HostOrder, HostRow, Lease
 from agent.packages.protocol import Installed
 from agent.wire import (
     Assignment,
@@ -102,6 +103,33 @@ TABLE: list[tuple[str, ReplicaOrder | None, HostRow | None, str, str]] = [
 ]  # fmt: skip
 
 
+STRICT: dict[str, Any] = {"lease": "strict"}
+FENCED = replace(row("Stopped"), fenced="LEASE_EXPIRED")
+
+
+def leased(there: HostRow) -> HostRow:
+    return replace(there, order=replace(there.order, lease=Lease(1, 1, 5.0, 2.0)))
+
+
+LEASES: list[tuple[str, ReplicaOrder, HostRow | None, str, str, str]] = [
+    ("new", order(**STRICT), None, "waiting", "", "its lease is not held"),
+    ("new, lease held", order(**STRICT), None, "held", "Start", "ordered and not there"),
+    ("down", order(**STRICT), row("Stopped"), "elsewhere", "", "its lease is not held"),
+    ("gave up", order(**STRICT), row("Failed"), "waiting", "", "its lease is not held"),
+    ("fenced", order(**STRICT), FENCED, "waiting", "", "its lease is not held"),
+    ("fenced, lease held again", order(heal=False, **STRICT), FENCED, "held", "Start", "its lease was lost, and is held again"),
+    ("runs unleased, lease not held yet", order(**STRICT), row(), "waiting", "", "as ordered"),
+    ("runs unleased, lease elsewhere", order(**STRICT), row(), "elsewhere", "Stop", "its lease is held elsewhere"),
+    ("runs unleased, lease held", order(**STRICT), row(), "held", "Adjust", "another policy is ordered"),
+    ("runs leased, none wanted", order(), leased(row()), "", "Adjust", "another policy is ordered"),
+    ("runs leased, lease not known", order(NEW_SETTINGS, **STRICT), leased(row()), "waiting", "",
+     "its lease is not held yet, or not any more: its keeper sees to it"),
+    ("runs leased, new settings", order(NEW_SETTINGS, **STRICT), leased(row()), "held", "Reconfigure",
+     "other settings are ordered"),
+    ("runs leased", order(**STRICT), leased(row()), "held", "", "as ordered"),
+]  # fmt: skip
+
+
 def here(*digests: str, requires: str = "") -> dict[str, Installed]:
     """Packages that are installed; those named in `requires` have dependencies."""
     refs = {"d1": V1, "d2": V2, "p1": PUB}
@@ -125,6 +153,18 @@ def local(
 @pytest.mark.parametrize(("name", "wanted", "there", "step", "reason"), TABLE, ids=[t[0] for t in TABLE])
 def test_table(name: str, wanted: ReplicaOrder | None, there: HostRow | None, step: str, reason: str) -> None:
     assert decide(local(wanted, there)) == (step, reason)
+
+
+@pytest.mark.parametrize(("name", "wanted", "there", "lease", "step", "reason"), LEASES, ids=[t[0] for t in LEASES])
+def test_leases(name: str, wanted: ReplicaOrder, there: HostRow | None, lease: str, step: str, reason: str) -> None:
+    held = replace(local(wanted, there), leases={"web.0": lease} if lease else {})
+    assert decide(held) == (step, reason)
+
+
+def test_a_renamed_process_waits_for_its_new_lease() -> None:
+    held = local(order(replica="shop.0", renamed_from="web.0", **STRICT), leased(row()))
+    assert decide(replace(held, leases={"shop.0": "waiting"}), "shop.0") == ("", "its lease is not held")
+    assert decide(replace(held, leases={"shop.0": "held"}), "shop.0")[0] == "Rename"
 
 
 def test_nothing_is_stopped_before_its_packages_are_there() -> None:
@@ -202,7 +242,7 @@ def test_a_spec_without_subscriptions_keeps_its_hash_and_its_text() -> None:
 
 
 def test_every_rule_is_visited() -> None:
-    seen = {decide(local(wanted, there))[1] for _, wanted, there, _, _ in TABLE}
+    seen = {decide(local(wanted, there))[1] for _, wanted, there, _, _ in TABLE} | {reason for *_, reason in LEASES}
     beyond = {"nothing is ordered and nothing is there", "another replica takes over its process",
               "takes over a running process", "a package is not installed yet",
                   "started by hand", "started by hand, and over"}  # fmt: skip

@@ -1,0 +1,398 @@
+"""The lease of one replica on this node, from wanting it to giving it back; decided by what Consul answers now."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, replace
+from typing import Protocol, TypeVar
+
+import structlog
+
+from agent import keys
+from agent.clock import Clock
+from agent.consul.protocol import Consul, KeyValue
+from agent.errors import TdieError
+from agent.keeper.protocol import HostRow, Keeper
+from agent.leases.session import Session
+from agent.leases.values import (
+    EPOCH_LOST,
+    EXPIRED,
+    REVOKED,
+    TAMPERED,
+    UNAVAILABLE,
+    WAITING_LEASE,
+    WAITING_LOCK_DELAY,
+    Record,
+    Token,
+    is_clean,
+    next_token,
+    read_record,
+    wait_after,
+)
+from agent.wire import LeaseStatus
+
+log = structlog.get_logger("leases")
+
+T = TypeVar("T")
+
+LOOK = 10.0  # seconds a watch on a lock held elsewhere lasts
+AGAIN = 1.0
+PRESS = 0.5  # … between words to a keeper that has not ended a host yet
+
+
+class World(Protocol):
+    """What a tender sees of its node."""
+
+    cluster: str
+    node: str
+    consul: Consul
+    keeper: Keeper
+    clock: Clock
+    session: Session
+    uniform: Callable[[float, float], float]
+
+    def known(self) -> bool:
+        """Whether the keeper's rows are known."""
+        ...
+
+    def row(self, replica: str) -> HostRow | None: ...
+
+    def down(self, replica: str) -> bool:
+        """Whether it is proven that nothing of its host is left."""
+        ...
+
+    def runs_leased(self, replica: str) -> bool:
+        """Whether something may run that needs the lease."""
+        ...
+
+    def wanted(self, replica: str) -> bool:
+        """Whether the replica is ordered here, and under a lease."""
+        ...
+
+    def changed(self, replica: str) -> None: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Lock:
+    """The lock as this life took it: since when it was free before, and when something may start under it."""
+
+    index: int
+    ready_at: float
+
+
+@dataclass(frozen=True, slots=True)
+class Held:
+    index: int  # LockIndex of the acquisition
+    token: Token
+    generation: int  # of the session
+    renewal: int  # at which it was last seen to be ours
+    lapses: int  # … and how many lapses there had been
+
+
+class Tender:
+    """Runs until its replica needs no lease here and none is held."""
+
+    def __init__(self, replica: str, world: World, *, left_over: bool = False) -> None:
+        self._replica, self._world = replica, world
+        self._key = keys.lease(world.cluster, replica)
+        self._left_over = left_over  # our session holds the lock since an earlier life
+        self._held: Held | None = None
+        self._lock: Lock | None = None
+        self._tried: tuple[KeyValue | None, bool, float] | None = None  # what we took the lock of, when no answer came
+        self._sight: tuple[int, int] | None = None  # the lock as we first saw it free …
+        self._free_since = 0.0  # … and when
+        self._lost = ""
+        self._status = LeaseStatus(state="waiting", code=UNAVAILABLE)
+        self.moved = asyncio.Event()
+
+    # ------------------------------------------------------------------------------------------- for others
+
+    @property
+    def token(self) -> Token | None:
+        """What a process may carry now; None while none may start."""
+        held, session = self._held, self._world.session
+        if held is None or not session.usable or held.generation != session.generation:
+            return None
+        return held.token if held.lapses == session.lapses else None
+
+    @property
+    def lost(self) -> str:
+        """Why it was lost last; empty once it is held again."""
+        return EXPIRED if self._held is not None and self.token is None else self._lost
+
+    def status(self) -> LeaseStatus:
+        """For the report: nothing in it changes by itself while all is well."""
+        token, row = self.token, self._world.row(self._replica)
+        if token is not None:
+            return LeaseStatus(state="held", token=str(token))
+        if self._world.runs_leased(self._replica):
+            code = self.lost or (row.fenced if row is not None else "")
+            return LeaseStatus(state="ending" if code else "held", code=code or UNAVAILABLE)
+        if not self._world.session.usable:
+            return LeaseStatus(state="fenced", code=self.lost or UNAVAILABLE)
+        return self._status
+
+    # ------------------------------------------------------------------------------------------- its life
+
+    async def run(self) -> None:
+        """Get the lease when it is wanted, keep it while something may run, give it back when nothing is left."""
+        world = self._world
+        while self._concerned():
+            self.moved.clear()
+            try:
+                if not world.known():
+                    await self._wait(AGAIN)
+                elif self._held is not None:
+                    await self._keep(self._held)
+                elif world.runs_leased(self._replica):
+                    await self._take_up()
+                elif world.wanted(self._replica):
+                    await self._get()
+                else:
+                    await self._drop()
+            except (TdieError, TimeoutError) as error:
+                log.debug("lease not looked at", replica=self._replica, error=str(error))
+                await self._wait(min(AGAIN, world.session.figures.renew_every))
+
+    def _concerned(self) -> bool:
+        world = self._world
+        holds = self._held is not None or self._lock is not None or self._left_over
+        return holds or world.wanted(self._replica) or world.runs_leased(self._replica)
+
+    # ------------------------------------------------------------------------------------------- getting it
+
+    async def _get(self) -> None:
+        """One step nearer to the lease, or a wait for what stands in the way."""
+        world, session = self._world, self._world.session
+        if not session.usable:
+            await self._say_and_wait(LeaseStatus(state="waiting", code=UNAVAILABLE), AGAIN)
+            return
+        entry = await self._read()
+        seen = world.clock.now()
+        if entry is not None and entry.session and entry.session != session.id:
+            self._lock = self._sight = self._tried = None
+            await self._watch(entry)
+        elif entry is not None and entry.session == session.id:
+            await self._get_ready(entry, seen)
+        else:
+            self._lock = None
+            await self._take(entry, seen)
+
+    async def _watch(self, entry: KeyValue) -> None:
+        """Somebody else has it: wait until that changes."""
+        record = read_record(entry)
+        holder = record.node if record is not None and record.session == entry.session else ""
+        self._say(LeaseStatus(state="waiting", code=WAITING_LEASE, holder=holder))
+        watch = asyncio.ensure_future(self._world.consul.watch(self._key, entry.modify_index, LOOK))
+        moved = asyncio.ensure_future(self._wanted_no_more())
+        try:
+            await asyncio.wait({watch, moved}, return_when=asyncio.FIRST_COMPLETED)
+            if watch.done():
+                watch.result()
+        finally:
+            watch.cancel()
+            moved.cancel()
+            await asyncio.gather(watch, moved, return_exceptions=True)
+
+    async def _wanted_no_more(self) -> None:
+        while self._world.wanted(self._replica) and self._world.session.usable:
+            self.moved.clear()
+            await self.moved.wait()
+
+    async def _take(self, entry: KeyValue | None, seen: float) -> None:
+        """It is free: take it. That no answer names a holder and it is refused all the same is Consul's lock-delay, no error."""
+        world, session = self._world, self._world.session
+        self._note_free(entry, seen)
+        figures = session.figures
+        ready_at = self._free_since + wait_after(entry, figures)
+        if seen < session.barrier:
+            await self._say_and_wait(
+                LeaseStatus(state="waiting", code=EPOCH_LOST, until=session.barrier), session.barrier - seen
+            )
+            return
+        before = read_record(entry)
+        index = (entry.lock_index if entry else 0) + 1
+        token = before.token if before else Token()
+        self._tried = (entry, is_clean(entry), ready_at)
+        if not await self._acquire(self._record(index, token)):
+            self._tried = None
+            status = LeaseStatus(state="waiting", code=WAITING_LOCK_DELAY, until=ready_at)
+            await self._say_and_wait(status, AGAIN * world.uniform(0.8, 1.2))
+
+    async def _get_ready(self, entry: KeyValue, seen: float) -> None:
+        """The lock is ours: wait until its last holder is surely dead, then write the token that a process gets."""
+        world, session = self._world, self._world.session
+        if self._lock is None or self._lock.index != entry.lock_index:
+            self._lock = self._new_lock(entry, seen)
+        if seen < self._lock.ready_at:
+            until = self._lock.ready_at
+            await self._say_and_wait(LeaseStatus(state="waiting", code=WAITING_LOCK_DELAY, until=until), until - seen)
+            return
+        epoch = await self._ask(world.consul.get(keys.epoch(world.cluster)))
+        if epoch is None:  # wiped, and no leader has made a new one: a token could be lower than one that was given
+            await self._say_and_wait(LeaseStatus(state="waiting", code=EPOCH_LOST), AGAIN)
+            return
+        session.saw_epoch(epoch)
+        token = next_token(read_record(entry), int(epoch.value), entry.lock_index)
+        generation, renewal, lapses = session.generation, session.renewals, session.lapses
+        if await self._acquire(self._record(entry.lock_index, token)):
+            self._hold(Held(entry.lock_index, token, generation, renewal, lapses))
+        self._lock = None
+
+    def _new_lock(self, entry: KeyValue, seen: float) -> Lock:
+        """What we took a moment ago, or something of ours that we cannot account for: the latter waits as if just freed."""
+        tried, self._tried = self._tried, None
+        if tried is not None:
+            before, clean, ready_at = tried
+            if entry.lock_index == (before.lock_index if before else 0) + 1:
+                return Lock(entry.lock_index, seen if clean else ready_at)
+        return Lock(entry.lock_index, seen + wait_after(entry, self._world.session.figures))
+
+    def _note_free(self, entry: KeyValue | None, seen: float) -> None:
+        sight = (entry.lock_index, entry.modify_index) if entry else (0, 0)
+        if sight != self._sight:
+            self._sight, self._free_since = sight, seen
+
+    # ------------------------------------------------------------------------------------------- taking it up again
+
+    async def _take_up(self) -> None:
+        """A process runs under a lease that this life of the agent, or this session, does not hold yet: it must, or that ends."""
+        world, session = self._world, self._world.session
+        row = world.row(self._replica)
+        if row is None or row.order.lease is None:  # not known for the moment
+            await self._wait(AGAIN)
+            return
+        if not session.id:
+            if session.cause == REVOKED:
+                await self._end(REVOKED)
+            elif not session.remembered and session.cause != EPOCH_LOST:
+                await self._end(REVOKED)  # the ledger knows of no session: nobody renews the one it ran under
+            else:
+                await self._wait(AGAIN)
+            return
+        entry = await self._read()
+        record, token = read_record(entry), Token(row.order.lease.epoch, row.order.lease.index)
+        if entry is not None and entry.session == session.id:
+            if record is not None and (record.token, record.lock_index) == (token, entry.lock_index):
+                self._hold(Held(entry.lock_index, token, session.generation, session.renewals, session.lapses))
+            else:
+                await self._end(TAMPERED)
+        elif session.cause == EPOCH_LOST and (entry is None or not entry.session):
+            index = (entry.lock_index if entry else 0) + 1
+            if not await self._acquire(self._record(index, token)):
+                await self._wait(AGAIN * world.uniform(0.8, 1.2))
+        else:
+            await self._end(session.cause or TAMPERED)
+
+    # ------------------------------------------------------------------------------------------- keeping it
+
+    async def _keep(self, held: Held) -> None:
+        """Held: seen to be ours after every renewal, given back when nothing needs it any more."""
+        world, session = self._world, self._world.session
+        runs = world.runs_leased(self._replica)
+        if held.generation != session.generation:
+            self._held = None
+            if session.cause == REVOKED or not runs:
+                await self._end(session.cause)
+            return
+        if not world.wanted(self._replica) and not runs:
+            if session.id:
+                await self._release(held, clean=world.down(self._replica))
+                return
+        elif session.id and (held.renewal, held.lapses) != (session.renewals, session.lapses):
+            now = (session.renewals, session.lapses)
+            entry = await self._read()
+            if entry is None or entry.session != session.id or entry.lock_index != held.index:
+                await self._end(TAMPERED)
+                return
+            self._held = replace(held, renewal=now[0], lapses=now[1])
+            if now[1] != held.lapses:
+                self._world.changed(self._replica)
+            return
+        await self._wait(None)
+
+    async def _release(self, held: Held, *, clean: bool) -> None:
+        record = replace(self._record(held.index, held.token), released_clean=clean)
+        await self._ask(self._world.consul.release(self._key, record.encode(), self._world.session.id))
+        log.info("lease given back", replica=self._replica, clean=clean)
+        self._held, self._left_over = None, False
+        self._world.changed(self._replica)
+
+    async def _drop(self) -> None:
+        """Not wanted and not held, but perhaps locked by our session: free it, without a word about what ran there."""
+        world, session = self._world, self._world.session
+        if session.id:
+            entry = await self._read()
+            if entry is not None and entry.session == session.id:
+                record = read_record(entry)
+                mine = self._record(entry.lock_index, record.token if record else Token())
+                await self._ask(world.consul.release(self._key, mine.encode(), session.id))
+        self._lock, self._left_over = None, False
+
+    async def release(self) -> None:
+        """The lease is given back if it is held: for an agent that has stopped everything."""
+        if self._held is not None and self._world.session.id:
+            await self._release(self._held, clean=True)
+
+    # ------------------------------------------------------------------------------------------- losing it
+
+    async def _end(self, code: str) -> None:
+        """The lease is lost: what runs under it ends, whatever it takes."""
+        world = self._world
+        self._held, self._lock, self._lost = None, None, code
+        log.warning("lease lost", replica=self._replica, code=code)
+        world.changed(self._replica)
+        while world.runs_leased(self._replica):
+            self.moved.clear()
+            try:
+                await world.keeper.fence(self._replica, code)
+            except TdieError as error:
+                log.warning("the keeper was not told to end a host", replica=self._replica, error=str(error))
+            await self._wait(PRESS)
+        world.changed(self._replica)
+
+    # ------------------------------------------------------------------------------------------- words with Consul
+
+    async def _read(self) -> KeyValue | None:
+        return await self._ask(self._world.consul.get(self._key))
+
+    async def _acquire(self, record: Record) -> bool:
+        return await self._ask(self._world.consul.acquire(self._key, record.encode(), self._world.session.id))
+
+    async def _ask(self, question: Awaitable[T]) -> T:
+        async with asyncio.timeout(self._world.session.figures.http_timeout):
+            return await question
+
+    def _record(self, index: int, token: Token) -> Record:
+        world = self._world
+        return Record(
+            node=world.node,
+            session=world.session.id,
+            lock_index=index,
+            token=token,
+            lock_delay=world.session.figures.lock_delay,
+            since=f"{world.clock.wall():%Y-%m-%dT%H:%M:%SZ}",
+        )
+
+    def _hold(self, held: Held) -> None:
+        self._held, self._lost, self._lock, self._sight = held, "", None, None
+        log.info("lease held", replica=self._replica, token=str(held.token))
+        self._world.changed(self._replica)
+
+    def _say(self, status: LeaseStatus) -> None:
+        if status != self._status:
+            self._status = status
+            self._world.changed(self._replica)
+
+    async def _say_and_wait(self, status: LeaseStatus, seconds: float) -> None:
+        self._say(status)
+        await self._wait(seconds)
+
+    async def _wait(self, seconds: float | None) -> None:
+        """Until something here has moved, at the longest so long."""
+        try:
+            async with asyncio.timeout(None if seconds is None else max(0.0, seconds)):
+                await self.moved.wait()
+        except TimeoutError:
+            return
