@@ -204,6 +204,7 @@ def _node_settings(settings: AgentSettings, port: int) -> NodeSettings:
         replicas=str((settings.data / "replicas").absolute()),
         beat_ttl=settings.beat_ttl,
         verify_every=settings.packages.verify_every,
+        env_by_hand={"TDIE_API_TOKEN_FILE": str(settings.token_file.absolute())} if settings.token_file else {},
         about={"host": socket.gethostname(), "pid": str(os.getpid()), "data": str(settings.data.absolute())},
     )
 

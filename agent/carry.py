@@ -80,7 +80,7 @@ class Carrier:
                     await self._edges.installer.remove(step.digest)
                     self._packages_changed()
                 case steps.Start():
-                    await self._start(step)
+                    await self.start(step.order, step.reason)
                 case steps.Stop():
                     await self._stop(step)
                 case steps.Reconfigure():
@@ -111,13 +111,17 @@ class Carrier:
         finally:
             self._packages_changed()
 
-    async def _start(self, step: steps.Start) -> None:
-        log.info("start", replica=step.replica, reason=step.reason)
-        order = self._host_order(step.order, self._port(step.replica))
+    async def start(
+        self, wanted: ReplicaOrder, reason: str, *, awaiting: bool = False, correlation_id: str = ""
+    ) -> None:
+        """The keeper starts a host for this order, on a port of its own."""
+        log.info("start", replica=wanted.replica, reason=reason)
+        order = self._host_order(wanted, self._port(wanted.replica))
+        order = replace(order, awaiting=awaiting, correlation_id=correlation_id or order.correlation_id)
         await self._keep_ports()
-        async with self._leases.starting(step.replica, order.lease):
+        async with self._leases.starting(wanted.replica, order.lease):
             await self._edges.keeper.start(order)
-            self._assume_started(step.replica, order)
+            self._assume_started(wanted.replica, order)
 
     def _assume_started(self, replica: str, order: HostOrder) -> None:
         row = HostRow(

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping
 import structlog
 
 from agent.apply import Applier
+from agent.by_hand import ByHand
 from agent.carry import Carrier
 from agent.edges import Edges, NodeSettings
 from agent.errors import Missing, TdieError, Waiting
@@ -22,7 +23,7 @@ from agent.probes import Probes
 from agent.problems import NodeProblems
 from agent.register import NameTaken, Registrar
 from agent.report import ReportBook
-from agent.steps import Collect, Fetch, Prepare, Step, case_of, step_for
+from agent.steps import Collect, Fetch, Prepare, Step, case_of, is_by_hand, step_for
 from agent.stock import Stock
 from agent.table import HostTable
 from agent.telling import Telling
@@ -83,6 +84,7 @@ class Agent:
         )
         self._stock = Stock(edges, self._carrier, self.table, self._applier, self._problem)
         self._leadership = Leadership(settings, edges, self._carrier, self.book, self._accept)
+        self.manual = ByHand(edges, self._carrier, self.table, settings.env_by_hand)
         self._probes = Probes(edges.prober, edges.clock, lambda replica: self._rows_changed((replica,)))
         self._registrar = Registrar(
             settings,
@@ -288,8 +290,11 @@ class Agent:
             check = order.policy.health if order else HealthCheck()
             self._probes.consider(rows.get(name), name, check)
             self._stock.seen(rows.get(name))
+            self.manual.seen(rows.get(name))
             self._telling.tell(name)
         self._leases.look(names)
+        if any(is_by_hand(name) and name not in rows for name in names):
+            self.packages_changed()  # what only these needed may go now
         heirs = {self._carrier.heirs[name] for name in names if name in self._carrier.heirs}
         renamed = {order.renamed_from for name in names if (order := orders.get(name)) and order.renamed_from}
         self._applier.look_again(names | heirs | renamed)
@@ -318,7 +323,7 @@ class Agent:
             if not key.startswith("package "):
                 self._telling.tell(key)
         self._told_failures = frozenset(failures)
-        moving = any(row.state in _MOVING for row in self.table.rows.values())
+        moving = any(row.state in _MOVING and not is_by_hand(row.replica) for row in self.table.rows.values())
         self.book.say(
             settled=self.assignment is not None and self.table.known and self._applier.idle and not moving,
             packages=self._stock.news(),

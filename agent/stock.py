@@ -49,7 +49,10 @@ class Stock:
         if not steps and self._table.known and carrier.assignment is not None:
             used = in_use(carrier.assignment, self._table.rows.values())
             keep = carrier.assignment.policy.keep_versions
-            steps += [Collect(digest) for digest in self._installer.collectable(used, keep)]
+            going = {*self._installer.collectable(used, keep)}
+            if carrier.assignment.policy.stop_manual:
+                going |= self._installer.manual() - used
+            steps += [Collect(digest) for digest in sorted(going)]
         before = self.steps
         self.steps = {step.key: step for step in steps}
         waiting = {name for name, order in carrier.orders.items() if is_ready(order, local)}

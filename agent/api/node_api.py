@@ -4,26 +4,27 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
 from fastapi import APIRouter, FastAPI, Query, Response
-from fastapi.responses import PlainTextResponse, StreamingResponse
+from fastapi.responses import PlainTextResponse
 
-from agent import logfiles, machine
+from agent import machine
 from agent.api import problems
 from agent.api.auth import BearerAuth, BodyLimit
 from agent.api.messages import message_routes
 from agent.api.metrics import metrics_text
 from agent.api.packages import NodePackages, package_routes
+from agent.api.processes import process_routes
 from agent.api.uploads import MULTIPART_EXTRA
 from agent.bus import people
 from agent.bus.bus import Bus
 from agent.errors import Invalid, Missing, Waiting
 from agent.node import Agent
-from agent.wire import Accepted, Assignment, Claim, Claimed, ReplicaStatus, Report
+from agent.wire import Accepted, Assignment, Claim, Claimed, Report
 
 MAX_BODY = 64 << 20  # bytes; an assignment of 10,000 replicas has about 10 MB
 MAX_WAIT = 120.0  # seconds
@@ -46,6 +47,7 @@ def node_app(
     problems.install(app)
     app.include_router(_commands(agent))
     app.include_router(package_routes(packages))
+    app.include_router(process_routes(agent, packages))
     app.include_router(_views(agent, files))
     app.include_router(_health(agent, bus))
     if bus is not None:
@@ -79,13 +81,6 @@ def _commands(agent: Agent) -> APIRouter:
         found = await agent.report(index, min(_seconds(wait), MAX_WAIT), agent_id)
         return Response(found.model_dump_json(by_alias=True), media_type="application/json")
 
-    @router.put("/processes/{package}/{process}/kill", status_code=202)
-    async def kill(package: str, process: str) -> dict[str, str]:
-        """Stop one process by its id or replica name; one that is ordered comes back, with cause drift."""
-        row = _find(agent, package, process)
-        await agent.kill(row.replica)
-        return {"replica": row.replica}
-
     return router
 
 
@@ -103,22 +98,6 @@ def _views(agent: Agent, files: NodeFiles) -> APIRouter:
             "labels": settings.labels,
         }
         return {**about, **await asyncio.to_thread(machine.figures, files.data)}
-
-    @router.get("/processes")
-    async def processes() -> list[dict[str, Any]]:
-        """Every replica here, with what its process uses."""
-        rows = sorted(agent.book.rows.values(), key=lambda row: row.replica)
-        return await asyncio.to_thread(_with_figures, rows)
-
-    @router.get("/processes/{replica}/logs", response_class=PlainTextResponse)
-    async def logs(
-        replica: str, lines: Annotated[int, Query(ge=1, le=100_000)] = 200, follow: bool = False
-    ) -> Response:
-        """The last lines of a replica's log; with `follow` also those to come."""
-        path = Path(agent.log_path(replica))
-        if follow:
-            return StreamingResponse(_follow(path, lines), media_type="text/plain; charset=utf-8")
-        return PlainTextResponse(await asyncio.to_thread(logfiles.tail, path, lines))
 
     @router.get("/packages/{digest}", response_class=Response)
     async def package(digest: str) -> Response:
@@ -154,44 +133,6 @@ def _health(agent: Agent, bus: Bus | None) -> APIRouter:
         return Response(text, media_type="text/plain; version=0.0.4; charset=utf-8")
 
     return router
-
-
-def _find(agent: Agent, package: str, process: str) -> ReplicaStatus:
-    """A process id is all digits; anything else names a replica."""
-    rows: Mapping[str, ReplicaStatus] = agent.book.rows
-    found = (
-        next((r for r in rows.values() if str(r.pid) == process), None) if process.isdecimal() else rows.get(process)
-    )
-    if found is None or found.package.name != package:
-        raise Missing(f"no process '{process}' of package '{package}' on {agent.settings.node}")
-    return found
-
-
-def _with_figures(rows: list[ReplicaStatus]) -> list[dict[str, Any]]:
-    used = machine.process_figures([row.pid for row in rows if row.pid])
-    return [row.model_dump(mode="json", by_alias=True) | {"used": used.get(row.pid or 0)} for row in rows]
-
-
-async def _follow(path: Path, lines: int) -> AsyncIterator[str]:
-    """The end of the file, then what is appended; a file that was begun anew is read from its start."""
-    at = await asyncio.to_thread(logfiles.size_of, path)
-    yield await asyncio.to_thread(logfiles.tail, path, lines)
-    while True:
-        await asyncio.sleep(0.25)
-        text, at = await asyncio.to_thread(_appended, path, at)
-        if text:
-            yield text
-
-
-def _appended(path: Path, at: int) -> tuple[str, int]:
-    try:
-        with path.open("rb") as file:
-            size = file.seek(0, 2)
-            file.seek(at if size >= at else 0)
-            data = file.read(1 << 20)
-            return data.decode(errors="replace"), file.tell()
-    except FileNotFoundError:
-        return "", 0
 
 
 def _seconds(text: str) -> float:

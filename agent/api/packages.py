@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -18,6 +18,7 @@ from agent.packages.manager import PackageManager
 from agent.packages.manifest import kebab_case
 from agent.packages.protocol import Installed
 from agent.packages.records import PackageRecords
+from agent.packages.settings import overlaid
 from agent.packages.store import PackageStore
 from agent.steps import in_use
 
@@ -69,6 +70,14 @@ class NodePackages:
             await self.installer.remove(package.digest)
         await self._changed()
         return {"deleted": [str(package) for package in gone]}
+
+    async def configured(
+        self, name: str, version: str | None, given: Mapping[str, Any]
+    ) -> tuple[Installed, dict[str, Any]]:
+        """A package that is here, and settings over its defaults. Missing (PKG_UNKNOWN)."""
+        found = await asyncio.to_thread(self.manager.current, name, version)
+        manifest = await asyncio.to_thread(self.store.manifest, found.package.digest)
+        return found, overlaid(manifest.default_configuration, given)
 
     async def _changed(self) -> None:
         self.installer.look_at_records(await asyncio.to_thread(self.records.all))

@@ -76,6 +76,9 @@ class _Run:
         return self._host.state
 
     async def _begin(self) -> None:
+        if self._host.order.awaiting:
+            self._told()
+            return
         try:
             await self._host.start()
         except Exception as error:  # noqa: BLE001 - author code
@@ -125,5 +128,5 @@ class _Run:
 
     def _told(self) -> None:
         self._uplink.tell(self._host.status())
-        if self._host.state is HostState.ERRORED:
+        if self._host.state is HostState.ERRORED and not self._host.order.awaiting:
             self._over.set()

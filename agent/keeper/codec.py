@@ -15,7 +15,7 @@ _ORDER = {f.name: f for f in dataclasses.fields(HostOrder)}
 _CODE = {f.name for f in dataclasses.fields(Code)}
 _LEASE = {f.name for f in dataclasses.fields(Lease)}
 _LATER = frozenset(
-    {"python", "subscriptions", "bus", "data", "check_interval", "check_timeout", "lease"}
+    {"python", "subscriptions", "bus", "data", "check_interval", "check_timeout", "lease", "awaiting"}
 )  # left out while empty: a keeper from before them obeys the order
 _TEXTS = (
     "replica", "instance", "node", "spec_hash", "runtime", "bus", "log", "data", "restart_mode", "correlation_id", "python"
@@ -134,6 +134,8 @@ def _check(order: HostOrder) -> None:
         wrong.append("restart_mode")
     if not order.component.content_root.startswith("/"):
         wrong.append("component.content_root")
+    if order.awaiting not in (True, False):
+        wrong.append("awaiting")
     if order.python and not order.python.startswith("/"):
         wrong.append("python")
     if order.lease is not None and not all(is_number(value) for value in dataclasses.astuple(order.lease)):

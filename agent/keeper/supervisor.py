@@ -192,7 +192,9 @@ class Supervisor:
             elif host.host_state in ("Stopped", "Destroyed"):
                 host.state = STOPPED
             host.healthy = host.state == STARTED and bool(said.get("healthy"))
-        if host.host_state == "Errored" and host.timer is None:
+        if host.host_state == "Errored" and host.order.awaiting:
+            host.healthy, host.last_error = False, host.cause  # people configure it anew
+        elif host.host_state == "Errored" and host.timer is None:
             self._arm(host, host.order.stop_grace)  # it ends by itself, or is ended
         self._note(host)
 

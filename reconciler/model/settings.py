@@ -13,6 +13,7 @@ from referencing import Registry
 from referencing.exceptions import Unresolvable
 
 from agent.packages.manifest import Manifest
+from agent.packages.settings import overlaid
 from agent.wire import canonical_json
 
 _REMEMBERED = 10_000
@@ -65,15 +66,6 @@ class SettingsRules:
         except (Unresolvable, RecursionError) as error:
             return settings, [Wrong((), f"the settingsSchema cannot be followed: {str(error)[:200]}")]
         return settings, wrong
-
-
-def overlaid(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
-    """Both mappings as one: mappings within each other are merged, anything else of `over` replaces."""
-    merged = dict(base)
-    for key, value in over.items():
-        below = merged.get(key)
-        merged[key] = overlaid(below, value) if isinstance(below, Mapping) and isinstance(value, Mapping) else value
-    return merged
 
 
 def _wrong(error: Any, settings: Any) -> list[Wrong]:

@@ -3,13 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import json
 import signal
-import subprocess
-import sys
 from collections.abc import AsyncIterator, Callable, Iterator
-from dataclasses import dataclass, field
 from pathlib import Path
 
 import httpx
@@ -17,8 +13,6 @@ import pytest
 
 from agent.__main__ import main
 from agent.client import NodeClient
-from agent.errors import TdieError, Waiting
-from agent.keeper.client import KeeperClient
 from agent.packages.digest import content_digest as package_digest
 from agent.packages.pack import pack
 from agent.wire import (
@@ -31,58 +25,18 @@ from agent.wire import (
     Report,
     content_digest,
 )
+from tests.agent.programs import Program, alive, programs, report_when
+from tests.conftest import ConsulServer
 
 MANIFEST = {"name": "sleeper", "version": "1.0.0", "runtime": "exec", "command": ["sleep", "{settings.seconds}"]}
 CONTENT = {"manifest.json": (json.dumps(MANIFEST).encode(), False)}
 PACKAGE = PackageRef(name="sleeper", version="1.0.0", digest=package_digest(CONTENT))
 
 
-@dataclass
-class Program:
-    """One agent program in a folder of its own."""
-
-    data: Path
-    consul: str
-    port: int
-    processes: list[subprocess.Popen[bytes]] = field(default_factory=list)
-
-    @property
-    def api(self) -> str:
-        return f"http://127.0.0.1:{self.port}"
-
-    def start(self, *flags: str) -> subprocess.Popen[bytes]:
-        command = [
-            sys.executable,
-            "-m",
-            "agent",
-            "--data",
-            str(self.data),
-            "--node",
-            f"n{self.port}",
-            "--consul",
-            self.consul,
-        ]
-        with (self.data.parent / "agent.log").open("ab") as log:
-            process = subprocess.Popen([*command, "--port", str(self.port), *flags], stdout=log, stderr=log)
-        self.processes.append(process)
-        return process
-
-
 @pytest.fixture
-def program(tmp_path: Path, consul_server: object, free_port: Callable[[], int]) -> Iterator[Program]:
-    made = Program(tmp_path / "data", getattr(consul_server, "http"), free_port())  # noqa: B009
-    yield made
-    for process in made.processes:
-        if process.poll() is None:
-            process.kill()
-        process.wait()
-    asyncio.run(_end_keeper(made.data))
-
-
-async def _end_keeper(data: Path) -> None:
-    async with KeeperClient(data / "keeper.sock") as keeper:
-        with contextlib.suppress(Waiting):  # it never began, or has ended already
-            await keeper.shutdown()
+def program(tmp_path: Path, consul_server: ConsulServer, free_port: Callable[[], int]) -> Iterator[Program]:
+    with programs(tmp_path, consul_server.http, free_port()) as made:
+        yield made
 
 
 @pytest.fixture
@@ -116,22 +70,6 @@ def assignment(program: Program, source: str, count: int) -> Assignment:
         cluster="default", node=f"n{program.port}", epoch=1, generation=1, packages=packages, replicas=orders,
         digest=content_digest(packages, orders),
     )  # fmt: skip
-
-
-async def report_when(client: NodeClient, api: str, true: Callable[[Report], bool]) -> Report:
-    async with asyncio.timeout(40):
-        while True:
-            try:
-                report = await client.report(api, 0, 0.0, "")
-                if true(report):
-                    return report
-            except TdieError:
-                pass  # it is still starting
-            await asyncio.sleep(0.03)
-
-
-def alive(pid: int | None) -> bool:
-    return pid is not None and Path(f"/proc/{pid}").exists()
 
 
 def all_well(count: int) -> Callable[[Report], bool]:

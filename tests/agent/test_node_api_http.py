@@ -167,7 +167,7 @@ async def test_who_may_not(running: Running) -> None:
         ("GET", "/api/node/report?index=-1", None, 422, "INVALID"),
         ("GET", "/api/node/report?wait=soon", None, 422, "INVALID"),
         ("GET", "/api/node/processes/nobody/logs", None, 404, "NOT_FOUND"),
-        ("PUT", "/api/node/processes/web/99999/kill", None, 404, "NOT_FOUND"),
+        ("PUT", "/api/node/processes/web/99999/kill", None, 404, "PROCESS_UNKNOWN"),
         ("GET", "/api/node/packages/" + "0" * 64, None, 404, "PACKAGE_MISSING"),
         ("GET", "/api/node/packages/..%2f..%2fetc", None, 404, "NOT_FOUND"),
     ],

@@ -9,11 +9,12 @@ import pytest
 from jsonschema import Draft202012Validator
 
 from agent.packages.manifest import Manifest
+from agent.packages.settings import overlaid
 from reconciler.model import schemas
 from reconciler.model.desired import Share
 from reconciler.model.documents import KINDS
 from reconciler.model.problems import Problem, as_github, as_json, as_text
-from reconciler.model.settings import SettingsRules, overlaid
+from reconciler.model.settings import SettingsRules
 from reconciler.model.units import seconds, share, size_in_bytes
 from reconciler.model.versions import best, parse_range, split_reference
 from reconciler.source import yaml

@@ -1,0 +1,268 @@
+"""The node API's processes: what runs on this machine, for people to see, start and end."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Iterable
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from fastapi import APIRouter, Query, Response
+from fastapi.responses import PlainTextResponse, StreamingResponse
+from pydantic import BaseModel, ConfigDict, Field
+from pydantic.alias_generators import to_camel
+
+from agent import logfiles, machine
+from agent.api.packages import NodePackages
+from agent.errors import Missing
+from agent.node import Agent
+from agent.packages.manifest import kebab_case
+from agent.sdk.message import correlation
+from agent.steps import is_by_hand
+from agent.wire import PublisherSpec, ReplicaSpec, ReplicaStatus, Resources
+
+_CAMEL = ConfigDict(frozen=True, extra="forbid", alias_generator=to_camel, populate_by_name=True)
+
+
+class Used(BaseModel):
+    """What one process uses: bytes, seconds of processor time, threads."""
+
+    model_config = _CAMEL
+    memory: int
+    cpu_seconds: float
+    threads: int
+
+
+class Process(ReplicaStatus):
+    """One host: who owns it, and what its process uses."""
+
+    package_name: str
+    settings_id: str
+    owner: Literal["git", "manual"]
+    used: Used | None = None
+
+
+class ProcessStats(BaseModel):
+    """Figures of one running process."""
+
+    model_config = _CAMEL
+    pid: int
+    package_name: str
+    settings_id: str
+    started_at: str
+    restarts: int
+    used: Used
+
+
+class PublisherByHand(BaseModel):
+    """The way a host's messages leave it."""
+
+    model_config = _CAMEL
+    package_name: str = Field(max_length=200)
+    version: str | None = Field(default=None, max_length=128)
+    settings: dict[str, Any] = Field(default_factory=dict)
+
+
+class StartByHand(BaseModel):
+    """How a host that people start is set up; its settings lie over the package's defaults."""
+
+    model_config = _CAMEL
+    version: str | None = Field(default=None, max_length=128, description="Default is the current one.")
+    settings: dict[str, Any] = Field(default_factory=dict)
+    publisher: PublisherByHand | None = None
+    env: dict[str, str] = Field(default_factory=dict)
+    resources: Resources = Resources()
+    auto_start: bool = Field(
+        default=True, description="False: it loads nothing until it is configured and started through its own API."
+    )
+
+
+class Begun(BaseModel):
+    """A host that was started by hand; `settingsId` finds it again."""
+
+    model_config = _CAMEL
+    package_name: str
+    package_version: str
+    settings_id: str
+    state: str
+    pid: int | None
+    port: int
+    url: str
+
+
+class Killed(BaseModel):
+    """Hosts that are being stopped."""
+
+    model_config = _CAMEL
+    replicas: list[str]
+
+
+def process_routes(agent: Agent, packages: NodePackages) -> APIRouter:
+    """The process operations of the seed, and logs. What Git orders comes back after a kill, with cause drift."""
+    router = APIRouter(prefix="/api/node", tags=["processes"])
+
+    @router.get("/stats/processes")
+    async def all_stats() -> list[ProcessStats]:
+        """Figures of every process that runs here."""
+        return await _stats(_rows(agent))
+
+    @router.get("/stats/processes/{package_name}")
+    async def stats(package_name: str) -> list[ProcessStats]:
+        """Figures of the processes of one package."""
+        return await _stats(await _of_package(agent, packages, package_name))
+
+    @router.get("/processes")
+    async def processes() -> list[Process]:
+        """Every host here, with what its process uses."""
+        return await _shown(_rows(agent))
+
+    @router.put("/processes/kill", status_code=202)
+    async def kill_all() -> Killed:
+        """All processes on this node are stopped."""
+        return await _killed(agent, _rows(agent))
+
+    @router.get("/processes/{package_name}")
+    async def of_package(package_name: str) -> list[Process]:
+        """The hosts of one package."""
+        return await _shown(await _of_package(agent, packages, package_name))
+
+    @router.put("/processes/{package_name}/start", status_code=201)
+    async def start(package_name: str, response: Response, body: StartByHand | None = None) -> Begun:
+        """One more host of this package, not owned by Git: it stays until somebody ends it, or the cluster prunes all."""
+        agent.manual.check_allowed()
+        spec = await _spec(packages, kebab_case(package_name), body or StartByHand())
+        awaiting = body is not None and not body.auto_start
+        row = await agent.manual.start(spec, awaiting=awaiting, correlation_id=correlation.get())
+        response.headers["Location"] = f"/api/node/processes/{spec.package.name}/{row.replica}"
+        return Begun(
+            package_name=spec.package.name,
+            package_version=spec.package.version,
+            settings_id=row.replica,
+            state=row.state,
+            pid=row.pid,
+            port=row.order.port,
+            url=f"http://127.0.0.1:{row.order.port}",
+        )
+
+    @router.put("/processes/{package_name}/kill", status_code=202)
+    async def kill_package(package_name: str) -> Killed:
+        """All processes of one package are stopped."""
+        return await _killed(agent, await _of_package(agent, packages, package_name))
+
+    @router.get("/processes/{replica}/logs", response_class=PlainTextResponse)
+    async def logs(
+        replica: str, lines: Annotated[int, Query(ge=1, le=100_000)] = 200, follow: bool = False
+    ) -> Response:
+        """The last lines of a replica's log; with `follow` also those to come."""
+        path = Path(agent.log_path(replica))
+        if follow:
+            return StreamingResponse(_follow(path, lines), media_type="text/plain; charset=utf-8")
+        return PlainTextResponse(await asyncio.to_thread(logfiles.tail, path, lines))
+
+    @router.get("/processes/{package_name}/{process}")
+    async def one(package_name: str, process: str) -> Process | list[Process]:
+        """All digits: the process with this id. Anything else is a settings id: its hosts, as a list."""
+        shown = await _shown(_find(agent, kebab_case(package_name), process))
+        return shown[0] if process.isdecimal() else shown
+
+    @router.put("/processes/{package_name}/{process}/kill", status_code=202)
+    async def kill(package_name: str, process: str) -> Killed:
+        """One process, by its id or settings id, is stopped."""
+        return await _killed(agent, _find(agent, kebab_case(package_name), process))
+
+    return router
+
+
+async def _spec(packages: NodePackages, name: str, body: StartByHand) -> ReplicaSpec:
+    found, settings = await packages.configured(name, body.version, body.settings)
+    publisher = None
+    if (given := body.publisher) is not None:
+        way, way_settings = await packages.configured(kebab_case(given.package_name), given.version, given.settings)
+        publisher = PublisherSpec(package=way.package, settings=way_settings)
+    return ReplicaSpec(
+        package=found.package, settings=settings, env=body.env, publisher=publisher, resources=body.resources
+    )
+
+
+def _rows(agent: Agent) -> list[ReplicaStatus]:
+    rows = {**agent.book.rows, **agent.by_hand}
+    return [rows[name] for name in sorted(rows)]
+
+
+async def _of_package(agent: Agent, packages: NodePackages, given: str) -> list[ReplicaStatus]:
+    """Its hosts. Missing (PKG_UNKNOWN) when the package is not here either."""
+    name = kebab_case(given)
+    found = [row for row in _rows(agent) if row.package.name == name]
+    if not found:
+        await asyncio.to_thread(packages.manager.current, name)
+    return found
+
+
+def _find(agent: Agent, package: str, process: str) -> list[ReplicaStatus]:
+    known = [row for row in _rows(agent) if process == (str(row.pid) if process.isdecimal() else row.replica)]
+    found = [row for row in known if row.package.name == package]
+    if not found:
+        raise Missing(
+            f"no process '{process[:100]}' of package '{package[:100]}' on {agent.settings.node}",
+            code="PROCESS_UNKNOWN",
+        )
+    return found
+
+
+async def _shown(rows: Iterable[ReplicaStatus]) -> list[Process]:
+    listed = list(rows)
+    used = await asyncio.to_thread(machine.process_figures, [row.pid for row in listed if row.pid])
+    return [
+        Process(
+            **row.model_dump(),
+            package_name=row.package.name,
+            settings_id=row.replica,
+            owner="manual" if is_by_hand(row.replica) else "git",
+            used=Used.model_validate(used[row.pid]) if row.pid in used else None,
+        )
+        for row in listed
+    ]
+
+
+async def _stats(rows: Iterable[ReplicaStatus]) -> list[ProcessStats]:
+    shown = await _shown(rows)
+    return [
+        ProcessStats(
+            pid=row.pid,
+            package_name=row.package_name,
+            settings_id=row.settings_id,
+            started_at=row.started_at,
+            restarts=row.restarts,
+            used=row.used,
+        )
+        for row in shown
+        if row.pid is not None and row.used is not None
+    ]
+
+
+async def _killed(agent: Agent, rows: Iterable[ReplicaStatus]) -> Killed:
+    names = [row.replica for row in rows if row.replica in agent.table.rows]
+    await asyncio.gather(*(agent.kill(name) for name in names))
+    return Killed(replicas=names)
+
+
+async def _follow(path: Path, lines: int) -> AsyncIterator[str]:
+    """The end of the file, then what is appended; a file that was begun anew is read from its start."""
+    at = await asyncio.to_thread(logfiles.size_of, path)
+    yield await asyncio.to_thread(logfiles.tail, path, lines)
+    while True:
+        await asyncio.sleep(0.25)
+        text, at = await asyncio.to_thread(_appended, path, at)
+        if text:
+            yield text
+
+
+def _appended(path: Path, at: int) -> tuple[str, int]:
+    try:
+        with path.open("rb") as file:
+            size = file.seek(0, 2)
+            file.seek(at if size >= at else 0)
+            data = file.read(1 << 20)
+            return data.decode(errors="replace"), file.tell()
+    except FileNotFoundError:
+        return "", 0

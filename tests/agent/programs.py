@@ -1,0 +1,95 @@
+"""The real agent program in a folder of its own, with its keeper and hosts; nothing of it is left behind."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import httpx
+
+from agent.client import NodeClient
+from agent.errors import TdieError, Waiting
+from agent.keeper.client import KeeperClient
+from agent.wire import Report
+
+
+@dataclass
+class Program:
+    """One agent program in a folder of its own."""
+
+    data: Path
+    consul: str
+    port: int
+    processes: list[subprocess.Popen[bytes]] = field(default_factory=list)
+
+    @property
+    def api(self) -> str:
+        return f"http://127.0.0.1:{self.port}"
+
+    def start(self, *flags: str) -> subprocess.Popen[bytes]:
+        command = [
+            sys.executable,
+            "-m",
+            "agent",
+            "--data",
+            str(self.data),
+            "--node",
+            f"n{self.port}",
+            "--consul",
+            self.consul,
+        ]
+        with (self.data.parent / "agent.log").open("ab") as log:
+            process = subprocess.Popen([*command, "--port", str(self.port), *flags], stdout=log, stderr=log)
+        self.processes.append(process)
+        return process
+
+    async def ready(self, http: httpx.AsyncClient) -> None:
+        """It knows what it accepted and what runs here."""
+        async with asyncio.timeout(40):
+            while True:
+                with contextlib.suppress(httpx.TransportError):
+                    if (await http.get(f"{self.api}/readyz")).is_success:
+                        return
+                await asyncio.sleep(0.03)
+
+
+@contextmanager
+def programs(folder: Path, consul: str, port: int) -> Iterator[Program]:
+    """An agent that is not started yet; in the end it, its keeper and its hosts are gone."""
+    made = Program(folder / "data", consul, port)
+    try:
+        yield made
+    finally:
+        for process in made.processes:
+            if process.poll() is None:
+                process.kill()
+            process.wait()
+        asyncio.run(_end_keeper(made.data))
+
+
+async def _end_keeper(data: Path) -> None:
+    async with KeeperClient(data / "keeper.sock") as keeper:
+        with contextlib.suppress(Waiting):  # it never began, or has ended already
+            await keeper.shutdown()
+
+
+async def report_when(client: NodeClient, api: str, true: Callable[[Report], bool]) -> Report:
+    async with asyncio.timeout(40):
+        while True:
+            try:
+                report = await client.report(api, 0, 0.0, "")
+                if true(report):
+                    return report
+            except TdieError:
+                pass  # it is still starting
+            await asyncio.sleep(0.03)
+
+
+def alive(pid: int | None) -> bool:
+    return pid is not None and Path(f"/proc/{pid}").exists()
