@@ -17,7 +17,8 @@ import structlog
 import uvicorn
 
 from agent import machine
-from agent.api.auth import TokenFile, check_bind
+from agent.api.for_hosts import SOCKET as SOCKET_FOR_HOSTS
+from agent.api.for_hosts import app_for_hosts, listening_for_hosts
 from agent.api.node_api import NodeFiles, node_app
 from agent.api.packages import NodePackages
 from agent.bus.edge import MachineBus
@@ -43,6 +44,7 @@ from agent.packages.records import PackageRecords
 from agent.packages.retention import versions_kept
 from agent.packages.store import PackageStore
 from agent.settings import DEFAULT_PORT, AgentSettings
+from agent.tokens import TokenFile, check_bind
 
 log = structlog.get_logger("agent")
 
@@ -171,11 +173,31 @@ async def _agent(
     config = uvicorn.Config(
         app, lifespan="off", log_config=None, access_log=False, timeout_graceful_shutdown=SHUTDOWN, server_header=False
     )
+    for_hosts = uvicorn.Config(
+        app_for_hosts(packages),
+        lifespan="off",
+        log_config=None,
+        access_log=False,
+        timeout_graceful_shutdown=SHUTDOWN,
+        server_header=False,
+    )
     try:
-        yield agent, ApiServer(config), keeper
+        async with _serving_hosts(ApiServer(for_hosts), settings.data / SOCKET_FOR_HOSTS):
+            yield agent, ApiServer(config), keeper
     finally:
         for close in (installer.close, agent.close, consul.close, keeper.aclose, http.aclose, probing.aclose):
             await close()
+
+
+@asynccontextmanager
+async def _serving_hosts(server: ApiServer, path: Path) -> AsyncIterator[None]:
+    with listening_for_hosts(path) as listener:
+        serving = asyncio.create_task(server.serve(sockets=[listener]), name="packages for hosts")
+        try:
+            yield
+        finally:
+            server.should_exit = True
+            await asyncio.wait({serving}, timeout=SHUTDOWN + 1)
 
 
 def _consul(settings: AgentSettings) -> ConsulClient:
@@ -204,6 +226,7 @@ def _node_settings(settings: AgentSettings, port: int) -> NodeSettings:
         replicas=str((settings.data / "replicas").absolute()),
         beat_ttl=settings.beat_ttl,
         verify_every=settings.packages.verify_every,
+        packages=str((settings.data / SOCKET_FOR_HOSTS).absolute()),
         env_by_hand={"TDIE_API_TOKEN_FILE": str(settings.token_file.absolute())} if settings.token_file else {},
         about={"host": socket.gethostname(), "pid": str(os.getpid()), "data": str(settings.data.absolute())},
     )

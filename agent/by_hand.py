@@ -8,9 +8,9 @@ from collections.abc import Mapping
 from agent.carry import Carrier
 from agent.edges import Edges
 from agent.errors import Refused, Waiting
-from agent.keeper.protocol import HostRow
+from agent.keeper.protocol import BY_HAND, HostRow
 from agent.packages.dependencies import environment_of
-from agent.steps import BY_HAND, is_by_hand, needed
+from agent.steps import is_by_hand, needed
 from agent.table import HostTable
 from agent.wire import ReplicaOrder, ReplicaSpec, ReplicaState
 

@@ -11,6 +11,7 @@ import httpx
 from httpx_aiohttp import AiohttpTransport
 from pydantic import BaseModel, ValidationError
 
+from agent.correlation import HEADER, current
 from agent.errors import Denied, Invalid, Missing, Refused, TdieError, Waiting
 from agent.refusals import StaleLeader
 from agent.wire import Accepted, Assignment, Claim, Claimed, Report
@@ -85,7 +86,8 @@ class NodeClient:
         return await self._model(Claimed, "PUT", f"{api}/api/node/leader", body=claim)
 
     async def assign(self, api: str, assignment: Assignment) -> Accepted:
-        return await self._model(Accepted, "PUT", f"{api}/api/node/assignment", body=assignment)
+        joined = f"{assignment.epoch}.{assignment.generation}"  # as in the logs of what it starts
+        return await self._model(Accepted, "PUT", f"{api}/api/node/assignment", body=assignment, joined=joined)
 
     async def report(self, api: str, index: int, wait: float, agent: str) -> Report:
         params = {"index": str(index), "wait": f"{wait}s", "agent": agent}
@@ -125,8 +127,9 @@ class NodeClient:
         params: Mapping[str, str] | None = None,
         body: BaseModel | None = None,
         wait: float = 0.0,
+        joined: str = "",
     ) -> httpx.Response:
-        headers = {"Content-Type": "application/json"} if body is not None else {}
+        headers = {HEADER: joined or current(), **({"Content-Type": "application/json"} if body is not None else {})}
         if token := self._token():
             headers["Authorization"] = f"Bearer {token}"
         timeout = httpx.Timeout(ANSWER, connect=CONNECT, read=ANSWER + wait)

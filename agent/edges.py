@@ -31,6 +31,7 @@ class NodeSettings:
     beat_ttl: float = 15.0
     verify_every: float = 3600.0  # between two readings of every installed package
     linger: float = 0.005  # between a change and the answer to a waiting reader
+    packages: str = ""  # socket on which hosts ask about packages
     env_by_hand: Mapping[str, str] = field(default_factory=dict)  # of hosts that are started at the node API
     about: Mapping[str, str] = field(default_factory=dict)  # for people: host name, data folder, pid
 

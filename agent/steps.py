@@ -11,13 +11,11 @@ from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field
 from typing import TypeAlias
 
-from agent.keeper.protocol import HostRow
+from agent.keeper.protocol import BY_HAND, HostRow
 from agent.packages.dependencies import environment_of
 from agent.packages.protocol import Installed
 from agent.wire import Assignment, PackageOrder, ReplicaOrder
 from agent.wire import ReplicaState as S
-
-BY_HAND = "tdie-manual"  # the instance of what was started at a node
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,13 +17,16 @@ from fastapi.responses import PlainTextResponse, Response
 
 from agent import __version__
 from agent.api import problems
-from agent.api.auth import BearerAuth, BodyLimit, TokenFile, check_bind
+from agent.api.auth import BearerAuth, BodyLimit
+from agent.api.logged import logged_as
 from agent.api.uploads import MULTIPART_EXTRA
 from agent.client import NodeClient
 from agent.clock import SystemClock
 from agent.consul.address import Address
 from agent.consul.client import ConsulClient
+from agent.correlation import Correlated
 from agent.errors import TdieError
+from agent.tokens import TokenFile, check_bind
 from reconciler.api.messages import message_routes
 from reconciler.api.metrics import metrics_text
 from reconciler.api.node_wishes import node_wish_routes
@@ -86,6 +89,7 @@ async def run_controller(settings: ControllerSettings, told: asyncio.Event | Non
     app = build_api(loop, source, nodes, clock, f"{source.shown_url} {settings.ref}")
     app.add_middleware(BodyLimit, limit=MAX_BODY, uploads={UPLOADS: LARGEST + MULTIPART_EXTRA})
     app.add_middleware(BearerAuth, token=token, also=operator)
+    app.add_middleware(Correlated, entered=logged_as)
     log.info("controller started", api=api, cluster=settings.cluster, consul=str(_consul_address(settings)))
     try:
         await _until_told(loop, app, listener, copies.run(source.copy), told or _signals())

@@ -15,6 +15,7 @@ from fastapi.responses import PlainTextResponse
 from agent import machine
 from agent.api import problems
 from agent.api.auth import BearerAuth, BodyLimit
+from agent.api.logged import logged_as
 from agent.api.messages import message_routes
 from agent.api.metrics import metrics_text
 from agent.api.packages import NodePackages, package_routes
@@ -22,6 +23,7 @@ from agent.api.processes import process_routes
 from agent.api.uploads import MULTIPART_EXTRA
 from agent.bus import people
 from agent.bus.bus import Bus
+from agent.correlation import Correlated
 from agent.errors import Invalid, Missing, Waiting
 from agent.node import Agent
 from agent.wire import Accepted, Assignment, Claim, Claimed, Report
@@ -55,6 +57,7 @@ def node_app(
     largest = packages.store.limits.archive + MULTIPART_EXTRA
     app.add_middleware(BodyLimit, limit=MAX_BODY, uploads={"/api/node/packages": largest})
     app.add_middleware(BearerAuth, token=token)
+    app.add_middleware(Correlated, entered=logged_as)
     return app
 
 

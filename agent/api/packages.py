@@ -15,7 +15,7 @@ from agent.errors import TdieError
 from agent.node import Agent
 from agent.packages.install import PackageInstaller
 from agent.packages.manager import PackageManager
-from agent.packages.manifest import kebab_case
+from agent.packages.names import kebab_case
 from agent.packages.protocol import Installed
 from agent.packages.records import PackageRecords
 from agent.packages.settings import overlaid

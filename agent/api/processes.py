@@ -16,7 +16,7 @@ from agent import logfiles, machine
 from agent.api.packages import NodePackages
 from agent.errors import Missing
 from agent.node import Agent
-from agent.packages.manifest import kebab_case
+from agent.packages.names import kebab_case
 from agent.sdk.message import correlation
 from agent.steps import is_by_hand
 from agent.wire import PublisherSpec, ReplicaSpec, ReplicaStatus, Resources

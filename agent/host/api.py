@@ -1,137 +1,126 @@
-"""The host's HTTP API: its socket listens from the start, the application is made at the first connection."""
+"""The host's HTTP API as an application."""
 
 from __future__ import annotations
 
-import asyncio
-import hmac
 import logging
-import os
-import socket
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from agent.errors import TdieError
-from agent.host import borrowed
+from agent.correlation import Correlated
+from agent.errors import Denied, TdieError, Waiting
+from agent.host.agent_line import Answer
 from agent.host.component_http import ComponentHttp
 from agent.host.host import Host
-from agent.sdk.extension import describe
+from agent.host.openapi import document
+from agent.host.operations import BASE, Operation, operations
+from agent.tokens import TokenFile, same
 
 if TYPE_CHECKING:
-    from starlette.applications import Starlette
     from starlette.requests import Request
-    from starlette.responses import JSONResponse
+    from starlette.responses import JSONResponse, Response
 
 log = logging.getLogger("host.api")
 
 
-async def serve_on_first_call(host: Host, listener: socket.socket, shut_down: Callable[[], None]) -> None:
-    """Serve the API until cancelled; until somebody connects this costs a file descriptor and nothing else."""
-    loop = asyncio.get_running_loop()
-    called = asyncio.Event()
-    listener.setblocking(False)
-    loop.add_reader(listener.fileno(), called.set)
-    try:
-        await called.wait()
-    finally:
-        loop.remove_reader(listener.fileno())
-    borrowed.lend()
-    from agent.host.serving import serve
-
-    await serve(application(host, shut_down), listener)
-
-
-def application(host: Host, shut_down: Callable[[], None]) -> Starlette:
-    """The seed's paths of one host, with health endpoints."""
+def application(host: Host, shut_down: Callable[[], None]) -> Correlated:
+    """The seed's paths of one host with their description, health endpoints, and what the component answers itself."""
     from starlette.applications import Starlette
+    from starlette.exceptions import HTTPException
     from starlette.responses import JSONResponse, PlainTextResponse
     from starlette.routing import Mount, Route
 
-    token = _token(host.order.env.get("TDIE_API_TOKEN_FILE", ""))
+    guard = Guard(host.order.env.get("TDIE_API_TOKEN_FILE", ""))
+    all_of_them = operations(host, shut_down)
 
-    def guarded(handle: Callable[[], Awaitable[dict[str, Any]]]) -> Callable[[Request], Awaitable[JSONResponse]]:
-        async def answer(request: Request) -> JSONResponse:
-            if token and not _allowed(request.headers.get("authorization", ""), token):
-                return _problem(401, "UNAUTHORIZED", "a bearer token is needed")
+    def route(operation: Operation) -> Route:
+        async def answer(request: Request) -> Response:
             try:
-                return JSONResponse(await handle())
+                guard.check(request.headers.get("authorization", ""))
+                found = await operation.handle(request)
             except TdieError as error:
-                return _problem(error.status, error.code, error.detail)
-            except Exception as error:  # noqa: BLE001 - author code failed: the caller is told
-                return _problem(500, "HOST_ERRORED", describe(error))
+                return _problem(error.status, error.code, error.detail, error.hint)
+            except Exception:
+                log.exception("unexpected error at %s", request.url.path)
+                return _problem(500, "INTERNAL", "something went wrong here; the log has the details")
+            return _passed_on(found) if isinstance(found, Answer) else JSONResponse(found, operation.status)
 
-        return answer
+        return Route(BASE + operation.path, answer, methods=[operation.method])
 
-    def _problem(status: int, code: str, detail: str) -> JSONResponse:
-        body = {"type": "about:blank", "title": code, "status": status, "code": code, "detail": detail}
-        return JSONResponse(body, status, media_type="application/problem+json")
-
-    async def configuration() -> dict[str, Any]:
-        return describe_host(host)
-
-    async def start() -> dict[str, Any]:
-        await host.start()
-        return describe_host(host)
-
-    async def stop() -> dict[str, Any]:
-        await host.stop()
-        return describe_host(host)
-
-    async def shutdown() -> dict[str, Any]:
-        shut_down()
-        return {"state": host.state}
+    async def described(request: Request) -> Response:
+        try:
+            guard.check(request.headers.get("authorization", ""))
+        except TdieError as error:
+            return _problem(error.status, error.code, error.detail)
+        return JSONResponse(document(all_of_them, secured=guard.secured))
 
     async def live(_request: Request) -> PlainTextResponse:
         return PlainTextResponse("ok\n")
 
     async def ready(_request: Request) -> PlainTextResponse:
-        healthy = host.status()["healthy"]
-        return PlainTextResponse(f"{host.state}\n", 200 if healthy else 503)
+        return PlainTextResponse(f"{host.state}\n", 200 if host.status()["healthy"] else 503)
 
-    base = "/api/componentHost"
-    return Starlette(
-        routes=[
-            Route(f"{base}/configuration", guarded(configuration)),
-            Route(f"{base}/services/start", guarded(start), methods=["PUT"]),
-            Route(f"{base}/services/stop", guarded(stop), methods=["PUT"]),
-            Route(f"{base}/shutdown", guarded(shutdown), methods=["POST"]),
-            Route("/livez", live),
-            Route("/readyz", ready),
-            Mount("", ComponentHttp(host)),
-        ]
+    async def refused(_request: Request, error: Exception) -> Response:
+        assert isinstance(error, HTTPException)
+        code = {404: "NOT_FOUND", 405: "METHOD_NOT_ALLOWED"}.get(error.status_code, "BAD_REQUEST")
+        return _problem(error.status_code, code, str(error.detail), headers=error.headers)
+
+    return Correlated(
+        Starlette(
+            routes=[
+                *map(route, all_of_them),
+                Route("/openapi.json", described),
+                Route("/livez", live),
+                Route("/readyz", ready),
+                Mount("", ComponentHttp(host)),
+            ],
+            exception_handlers={HTTPException: refused},
+        )
     )
 
 
-def describe_host(host: Host) -> dict[str, Any]:
-    """Configuration and run-time state; settings by name only, because their values may be secret."""
-    order, status = host.order, host.status()
-    packages = [("component", order.component), *([("publisher", order.publisher)] if order.publisher else [])]
-    return {
-        "replica": order.replica,
-        "instance": order.instance,
-        "node": order.node,
-        "pid": os.getpid(),
-        "state": status["state"],
-        "healthy": status["healthy"],
-        "cause": status["cause"],
-        "packages": [
-            {
-                "kind": kind,
-                "packageName": code.name,
-                "packageVersion": code.version,
-                "digest": code.digest,
-                "type": code.component_type,
-                "settings": sorted(code.settings),
-                "state": status[kind],
-            }
-            for kind, code in packages
-        ],
-    }
+class Guard:
+    """Asks for the token in a file, if there is one; a file that is not as it must be lets nobody in."""
+
+    def __init__(self, path: str) -> None:
+        self._token: Callable[[], str] | None = None
+        self.wrong: TdieError | None = None
+        self.secured = bool(path)
+        try:
+            self._token = TokenFile(Path(path)) if path else None
+        except TdieError as error:
+            log.error("nobody may call this host: %s", error)
+            self.wrong = error
+
+    def check(self, header: str) -> None:
+        """Raises Unauthorized, or what is wrong with the file."""
+        if self.wrong is not None:
+            raise Waiting(self.wrong.detail, code=self.wrong.code)
+        scheme, _, shown = header.partition(" ")
+        if self._token is not None and not (scheme.lower() == "bearer" and same(shown.strip(), self._token())):
+            raise Unauthorized("a bearer token is needed")
 
 
-def _token(path: str) -> str:
-    return Path(path).read_text().strip() if path else ""
+class Unauthorized(Denied):
+    """No token, or a wrong one."""
+
+    code = "UNAUTHORIZED"
+    status = 401
 
 
-def _allowed(header: str, token: str) -> bool:
-    return hmac.compare_digest(header.encode(), f"Bearer {token}".encode())
+def _problem(
+    status: int, code: str, detail: str, hint: str = "", headers: Mapping[str, str] | None = None
+) -> JSONResponse:
+    from starlette.responses import JSONResponse
+
+    body = {"type": "about:blank", "title": code, "status": status, "code": code, "detail": detail}
+    more = {"WWW-Authenticate": "Bearer"} if status == 401 else {}
+    return JSONResponse(
+        body | ({"hint": hint} if hint else {}), status, {**more, **(headers or {})}, "application/problem+json"
+    )
+
+
+def _passed_on(answer: Answer) -> Response:
+    from starlette.responses import Response
+
+    return Response(answer.body, answer.status, media_type=answer.media_type)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 from agent.host.checkup import Checkup
@@ -78,19 +78,26 @@ class Members:
     async def start(self) -> None:
         """Publisher and then component are Started, and then messages come; when one cannot, what was started is stopped
         and all is closed."""
-        begun: list[Extension] = []
+        for member in self.in_start_order:
+            if member.state is not ObjectState.STARTED:
+                await self.start_one(member)
+
+    async def start_one(self, member: Extension) -> None:
+        """This member is Started; with the component messages come. When it cannot, all is rolled back."""
         try:
-            for member in self.in_start_order:
-                member._move(ObjectState.STARTING)
-                begun.append(member)
-                await member.start()
-                if member.state is ObjectState.STARTING:
-                    member._move(ObjectState.STARTED)
+            member._move(ObjectState.STARTING)
+            await member.start()
+            if member.state is ObjectState.STARTING:
+                member._move(ObjectState.STARTED)
         except BaseException as error:
-            begun[-1].fail(error)
-            await _quietly(begun[:-1], reversed_stop=True)
+            member.fail(error)
+            await quietly(each for each in reversed(self.in_start_order) if each is not member)
             await self.close()
             raise
+        if member is self.component:
+            self._begin()
+
+    def _begin(self) -> None:
         if self.inbound is not None:
             self.inbound.start()
         if self.checkup is not None:
@@ -99,20 +106,28 @@ class Members:
     async def stop(self) -> None:
         """No message comes any more; component and then publisher are Stopped. The first error comes out once both were
         asked."""
-        if self.checkup is not None:
-            self.checkup.stop()
-        if self.inbound is not None:
-            await self.inbound.stop()
         errors: list[Exception] = []
         for member in reversed(self.in_start_order):
             try:
-                await _stop(member)
-            except Exception as error:
-                member.log.exception("stop failed")
-                member.fail(error)
+                await self.stop_one(member)
+            except Exception as error:  # noqa: BLE001 - author code
                 errors.append(error)
         if errors:
             raise errors[0]
+
+    async def stop_one(self, member: Extension) -> None:
+        """This member is Stopped; before the component no message comes any more."""
+        if member is self.component:
+            if self.checkup is not None:
+                self.checkup.stop()
+            if self.inbound is not None:
+                await self.inbound.stop()
+        try:
+            await _stop(member)
+        except Exception as error:
+            member.log.exception("stop failed")
+            member.fail(error)
+            raise
 
     async def close(self) -> None:
         """Both gave everything back, component first; once."""
@@ -120,17 +135,23 @@ class Members:
             return
         self.closed = True
         for member in reversed(self.in_start_order):
-            await _end_tasks(member)
-            try:
-                await member.close()
-            except Exception:
-                member.log.exception("close failed")
-            if member.state is not ObjectState.ERRORED:
-                member._move(ObjectState.DESTROYED)
+            await close(member)
 
 
-async def _quietly(members: list[Extension], *, reversed_stop: bool) -> None:
-    for member in reversed(members) if reversed_stop else members:
+async def close(member: Extension) -> None:
+    """The member gave everything back."""
+    await _end_tasks(member)
+    try:
+        await member.close()
+    except Exception:
+        member.log.exception("close failed")
+    if member.state is not ObjectState.ERRORED:
+        member._move(ObjectState.DESTROYED)
+
+
+async def quietly(members: Iterable[Extension]) -> None:
+    """These are stopped if they run; what they raise is only logged."""
+    for member in members:
         try:
             await _stop(member)
         except Exception:
@@ -161,12 +182,17 @@ async def _end_tasks(member: Extension) -> None:
             member.log.warning("%s does not end when cancelled", task.get_name())
 
 
-def make(order: HostOrder, changed: Callable[[], None], bus: FromBus | None = None) -> Members:
+def make(
+    order: HostOrder,
+    changed: Callable[[], None],
+    bus: FromBus | None = None,
+    publisher: MessagePublisher | None = None,
+) -> Members:
     """Loaded and constructed members of an order; `changed` is called whenever one of their states changes.
 
-    `bus` delivers from the node's bus.
+    `bus` delivers from the node's bus; a `publisher` that was made already is used as it is.
     """
-    publisher = _publisher(order, changed)
+    publisher = publisher or make_publisher(order, changed)
     own = (
         PublisherSettings(order.publisher.settings, _name(order.publisher)) if order.publisher else PublisherSettings()
     )
@@ -181,7 +207,8 @@ def make(order: HostOrder, changed: Callable[[], None], bus: FromBus | None = No
     return Members(component, publisher, inbound, Checkup(component, order, changed))
 
 
-def _publisher(order: HostOrder, changed: Callable[[], None]) -> MessagePublisher | None:
+def make_publisher(order: HostOrder, changed: Callable[[], None]) -> MessagePublisher | None:
+    """The loaded and constructed publisher of an order, if it has one."""
     if order.publisher is None:
         return None
     binding = _binding(order, order.publisher, PublisherSettings, changed, "publisher")

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from agent.host import logs
-from agent.host.api import serve_on_first_call
+from agent.host.first_call import serve_on_first_call
 from agent.host.host import Host
 from agent.host.states import HostState
 from agent.host.uplink import Uplink

@@ -5,12 +5,10 @@ from __future__ import annotations
 import contextlib
 import socket
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
 
 import uvicorn
 
-if TYPE_CHECKING:
-    from starlette.applications import Starlette
+from agent.correlation import Correlated
 
 
 class _Server(uvicorn.Server):
@@ -19,7 +17,7 @@ class _Server(uvicorn.Server):
         yield  # the host decides when to end
 
 
-async def serve(application: Starlette, listener: socket.socket) -> None:
+async def serve(application: Correlated, listener: socket.socket) -> None:
     """Serve until cancelled; open requests get a second to finish."""
     config = uvicorn.Config(
         application,

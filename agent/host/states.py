@@ -1,4 +1,4 @@
-"""The seven states of a host, and which call leads where."""
+"""The seven states of a host, and which call leads where. README.md shows the same table."""
 
 from __future__ import annotations
 
@@ -26,11 +26,13 @@ class Call(StrEnum):
     STOP = "stop"
     STOPPED = "stopped"  # the end of a stop
     FAIL = "fail"
+    AWAIT = "await"  # a publisher is set up, and the component is not
     DESTROY = "destroy"
 
 
 TRANSITIONS: Mapping[tuple[HostState, Call], HostState] = {
     (HostState.AWAITING_CONFIGURATION, Call.CONFIGURE): HostState.CONFIGURED,
+    (HostState.AWAITING_CONFIGURATION, Call.AWAIT): HostState.AWAITING_CONFIGURATION,
     (HostState.AWAITING_CONFIGURATION, Call.FAIL): HostState.ERRORED,
     (HostState.AWAITING_CONFIGURATION, Call.DESTROY): HostState.DESTROYED,
     (HostState.CONFIGURED, Call.CONFIGURE): HostState.CONFIGURED,
@@ -39,14 +41,23 @@ TRANSITIONS: Mapping[tuple[HostState, Call], HostState] = {
     (HostState.CONFIGURED, Call.DESTROY): HostState.DESTROYED,
     (HostState.STARTED, Call.STOP): HostState.STOPPING,
     (HostState.STARTED, Call.FAIL): HostState.ERRORED,
+    (HostState.STOPPING, Call.START): HostState.STARTED,  # only the component had been stopped
+    (HostState.STOPPING, Call.STOP): HostState.STOPPING,
     (HostState.STOPPING, Call.STOPPED): HostState.STOPPED,
     (HostState.STOPPING, Call.FAIL): HostState.ERRORED,
+    (HostState.STOPPING, Call.DESTROY): HostState.DESTROYED,
     (HostState.STOPPED, Call.CONFIGURE): HostState.CONFIGURED,
     (HostState.STOPPED, Call.FAIL): HostState.ERRORED,  # new settings do not fit
     (HostState.STOPPED, Call.DESTROY): HostState.DESTROYED,
     (HostState.ERRORED, Call.CONFIGURE): HostState.CONFIGURED,
+    (HostState.ERRORED, Call.AWAIT): HostState.AWAITING_CONFIGURATION,
+    (HostState.ERRORED, Call.FAIL): HostState.ERRORED,  # set up anew, and wrong again
     (HostState.ERRORED, Call.DESTROY): HostState.DESTROYED,
 }
+
+
+ASKED = (Call.CONFIGURE, Call.START, Call.STOP, Call.DESTROY)
+"""Calls that people make; the others happen."""
 
 
 class WrongState(Refused):
@@ -60,7 +71,5 @@ def after(state: HostState, call: Call) -> HostState:
     try:
         return TRANSITIONS[state, call]
     except KeyError:
-        allowed = (
-            ", ".join(c for (s, c) in TRANSITIONS if s is state and c not in (Call.FAIL, Call.STOPPED)) or "nothing"
-        )
+        allowed = ", ".join(c for (s, c) in TRANSITIONS if s is state and c in ASKED) or "nothing"
         raise WrongState(f"{call} is not possible in state {state}; allowed: {allowed}") from None

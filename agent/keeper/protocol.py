@@ -9,6 +9,8 @@ from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
 
+BY_HAND = "tdie-manual"  # the instance of hosts that people start at a node
+
 
 @dataclass(frozen=True, slots=True)
 class Code:
@@ -68,6 +70,7 @@ class HostOrder:
     check_interval: float = 0.0  # seconds between questions to the component itself how it is; 0: it is not asked
     check_timeout: float = 0.0
     awaiting: bool = False  # it loads nothing until it is configured through its own API
+    packages: str = ""  # socket on which the agent of this node answers about its packages
     python: str = ""  # interpreter of the packages' own environment; empty for the agent's, forked by the zygote
     lease: Lease | None = None  # it may live only as long as its agent extends the leases of this node
 

@@ -16,7 +16,7 @@ from agent.keeper.loop import Loop
 from agent.keeper.outcome import cause_of_end
 from agent.keeper.policy import GiveUp, after_crash, counted
 from agent.keeper.processes import Processes
-from agent.keeper.protocol import HostOrder
+from agent.keeper.protocol import BY_HAND, HostOrder
 
 SAVE_AGAIN = 60.0
 SAVE_LATER = (
@@ -181,6 +181,8 @@ class Supervisor:
         if (failure := said.get("failed")) is not None:
             host.cause, host.final = str(failure.get("cause", "")), bool(failure.get("final"))
             return
+        if said.get("order") is not None and host.order.instance == BY_HAND:
+            self._take_by_hand(host, said["order"])
         host.host_state = str(said.get("state", ""))
         host.cause, host.final = str(said.get("cause", "")), bool(said.get("final"))
         current = said.get("spec_hash") == host.order.spec_hash or said.get("replica") != host.order.replica
@@ -188,7 +190,7 @@ class Supervisor:
             if host.host_state == "Started":
                 host.state, host.last_error = STARTED, str(said.get("ailing", ""))
             elif host.host_state == "Stopping":
-                host.state = STOPPING
+                host.state = STOPPED if said.get("halted") else STOPPING  # halted: as good as stopped, for its agent
             elif host.host_state in ("Stopped", "Destroyed"):
                 host.state = STOPPED
             host.healthy = host.state == STARTED and bool(said.get("healthy"))
@@ -197,6 +199,17 @@ class Supervisor:
         elif host.host_state == "Errored" and host.timer is None:
             self._arm(host, host.order.stop_grace)  # it ends by itself, or is ended
         self._note(host)
+
+    def _take_by_hand(self, host: Hosted, raw: object) -> None:
+        """People set this host up through its API: that is what it runs from now on, also after a crash."""
+        try:
+            order = codec.order_from(raw)
+        except Invalid as error:
+            host.last_error = str(error)
+            return
+        if order.replica == host.order.replica and order != host.order:
+            host.take(order)
+            self._touch(at_once=True)
 
     def hung_up(self, host: Hosted) -> None:
         if host.order.runtime == "exec" and host.state == STARTING and not host.ending and not host.cause:

@@ -13,6 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 from pydantic.alias_generators import to_camel
 
 from agent.errors import Invalid
+from agent.packages.names import NAME, kebab_case
 
 FILE_NAME = "manifest.json"
 MAX_BYTES = 1 << 20
@@ -24,7 +25,6 @@ _SEMVER = re.compile(
     r"(\+[0-9a-zA-Z-]+(\.[0-9a-zA-Z-]+)*)?",
     re.ASCII,
 )
-_NAME = re.compile(r"[a-z0-9-]{1,63}")
 _TYPE = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)*:[^\W\d]\w*")
 _SEED_FIELDS = {"packageName": "name", "packageVersion": "version"}
 _SEED_PROPERTIES = {"AssemblyName", "AssemblyExtension", "ComponentType", "Dependencies"}
@@ -61,7 +61,7 @@ class Manifest(BaseModel):
     @field_validator("name")
     @classmethod
     def _check_name(cls, name: str) -> str:
-        if not _NAME.fullmatch(kebab := kebab_case(name)):
+        if not NAME.fullmatch(kebab := kebab_case(name)):
             raise ValueError(f"'{name}' is not a package name: up to 63 of a-z, 0-9 and '-'")
         return kebab
 
@@ -160,12 +160,6 @@ def check_layout(manifest: Manifest, paths: Iterable[str]) -> None:
         candidates = {f"{base}{file}{end}" for base in ("", "dependencies/") for end in (".py", "/__init__.py")}
         if not candidates & inside:
             raise Invalid(f"module '{manifest.module}' of componentType is not in the content root", code="PKG_LAYOUT")
-
-
-def kebab_case(name: str) -> str:
-    """`FileWatcher` as `file-watcher`; names already in that form stay as they are."""
-    spaced = re.sub(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])", "-", name)
-    return re.sub(r"[-_. ]+", "-", spaced).lower() if spaced != name or not _NAME.fullmatch(name) else name
 
 
 def is_version(text: str) -> bool:

@@ -8,6 +8,7 @@ import uuid
 from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Callable, Coroutine, MutableMapping
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from enum import StrEnum
 from pathlib import Path
 from typing import Any, NewType, TypeAlias
@@ -35,6 +36,23 @@ class ObjectState(StrEnum):
     DESTROYED = "Destroyed"
 
 
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """What went wrong with a host or one of its objects: a stable code, one line for people, and when."""
+
+    code: str
+    detail: str
+    at: str
+
+    @classmethod
+    def of(cls, cause: BaseException | str) -> Failure:
+        """The failure that an error, or a sentence of the object itself, tells; now."""
+        now = datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+        if isinstance(cause, str):
+            return cls("FAILED", cause, now)
+        return cls(str(getattr(cause, "code", type(cause).__name__)), describe(cause), now)
+
+
 @dataclass(slots=True)
 class Binding:
     """What a host knows about one extension object; made before the constructor runs, so that authors need no super()."""
@@ -45,6 +63,7 @@ class Binding:
     log: logging.Logger = field(default_factory=lambda: logging.getLogger("component"))
     state: ObjectState = ObjectState.INITIALIZED
     cause: str = ""
+    failure: Failure | None = None
     data: str = ""
     changed: Callable[[], None] | None = None
     tasks: set[asyncio.Task[Any]] = field(default_factory=set)
@@ -110,7 +129,8 @@ class Extension(ABC):
 
     def fail(self, cause: BaseException | str) -> None:
         """Say that this object cannot go on: it becomes Errored, its host too, and the restart policy applies."""
-        self._move(ObjectState.ERRORED, cause if isinstance(cause, str) else describe(cause))
+        self._binding.failure = Failure.of(cause)
+        self._move(ObjectState.ERRORED, self._binding.failure.detail)
 
     def spawn(self, work: Coroutine[Any, Any, object], *, name: str = "work") -> asyncio.Task[object]:
         """A task that belongs to this object: if it raises, the object fails; it is cancelled after `stop` at the latest."""

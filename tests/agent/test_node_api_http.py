@@ -14,7 +14,6 @@ import httpx
 import pytest
 import uvicorn
 
-from agent.api.auth import TokenFile, check_bind
 from agent.api.node_api import NodeFiles, node_app
 from agent.api.packages import NodePackages
 from agent.client import NodeClient
@@ -32,6 +31,7 @@ from agent.packages.pack import pack
 from agent.packages.records import PackageRecords
 from agent.packages.store import PackageStore
 from agent.refusals import StaleLeader
+from agent.tokens import TokenFile, check_bind
 from agent.wire import Assignment, Claim, PackageOrder, PackageRef, ReplicaOrder, ReplicaSpec, content_digest
 from reconciler.simulation.hosts import Machine, SimInstaller, SimKeeper, SimPorts, SimProber
 

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from agent import steps
-from agent.keeper.protocol import Code, HostOrder, HostRow, Lease
+from agent.keeper.protocol import BY_HAND, Code, HostOrder, HostRow, Lease
 from agent.packages.protocol import Installed
 from agent.wire import (
     Assignment,
@@ -191,7 +191,7 @@ def test_nothing_is_stopped_before_the_environment_its_packages_share_is_made() 
 
 
 def test_what_was_started_by_hand_is_left_alone_unless_the_cluster_says_otherwise() -> None:
-    name = f"{steps.BY_HAND}.m1.0"
+    name = f"{BY_HAND}.m1.0"
     running = replace(row(replica=name), pid=7)
     held = local(None, running)
     assert decide(held, name) == ("", "started by hand")

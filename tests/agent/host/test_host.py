@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import sys
 from collections.abc import Iterator
 from dataclasses import replace
@@ -14,8 +15,11 @@ import httpx
 import pytest
 
 from agent.errors import TdieError
+from agent.host import loading
 from agent.host.api import application
 from agent.host.host import Host
+from agent.host.objects import Role
+from agent.host.operations import describe_host
 from agent.host.states import TRANSITIONS, Call, HostState, WrongState, after
 from agent.keeper.launcher import environment
 from agent.keeper.protocol import Code, HostOrder
@@ -198,6 +202,7 @@ def test_every_call_in_every_state(state: HostState, call: Call) -> None:
 
 async def test_the_api_starts_stops_and_tells(package: tuple[Path, str], tmp_path: Path) -> None:
     (tmp_path / "token").write_text("sesame\n")
+    (tmp_path / "token").chmod(0o600)
     order = replace(_order(package, password="secret"), env={"TDIE_API_TOKEN_FILE": str(tmp_path / "token")})
     host = _host(order)
     await host.start()
@@ -218,9 +223,101 @@ async def test_the_api_starts_stops_and_tells(package: tuple[Path, str], tmp_pat
         assert (await client.get("/readyz")).status_code == 503
         assert (await client.put(f"{base}/services/start")).json()["state"] == "Started"
         assert (await client.get("/readyz")).status_code == 200
-        assert (await client.post(f"{base}/shutdown")).status_code == 200
+        assert (await client.post(f"{base}/shutdown")).status_code == 202
     assert ended.is_set()
     await host.destroy()
+
+
+def _states(host: Host) -> tuple[str | None, ...]:
+    return (host.state, *(host.objects.seen(role).state for role in (Role.PUBLISHER, Role.COMPONENT)))
+
+
+async def test_each_part_alone(package: tuple[Path, str]) -> None:
+    host = _host(_order(package))
+    await host.init(Role.COMPONENT)
+    assert _states(host) == ("Configured", "Initialized", "Initialized")
+    with pytest.raises(WrongState, match="PUBLISHER_NOT_STARTED"):
+        await host.start_member(Role.COMPONENT)
+    await host.start_member(Role.PUBLISHER)
+    assert _states(host) == ("Configured", "Started", "Initialized")
+    with pytest.raises(WrongState, match="MEMBER_RUNNING"):
+        await host.init(Role.PUBLISHER)
+    await host.init(Role.COMPONENT)  # its publisher runs on
+    await host.start_member(Role.COMPONENT)
+    assert _states(host) == ("Started", "Started", "Started")
+    with pytest.raises(WrongState, match="MEMBER_RUNNING"):
+        await host.stop_member(Role.PUBLISHER)
+    await host.stop_member(Role.COMPONENT)
+    assert (*_states(host), host.status()["halted"]) == ("Stopping", "Started", "Stopped", True)
+    await host.start_member(Role.COMPONENT)
+    assert (*_states(host), host.status()["halted"]) == ("Started", "Started", "Started", False)
+    await host.stop_member(Role.COMPONENT)
+    await host.stop_member(Role.PUBLISHER)
+    assert (*_states(host), host.status()["halted"]) == ("Stopped", "Stopped", "Stopped", False)
+    with pytest.raises(WrongState, match="start is not possible in state Stopped; allowed: configure, destroy"):
+        await host.start_member(Role.PUBLISHER)
+    await host.start()
+    await host.stop_member(Role.COMPONENT)
+    await host.start()  # what is halted goes on
+    await host.stop_member(Role.COMPONENT)
+    await host.stop()
+    assert host.state is HostState.STOPPED
+    assert _lives(package).count("start Leaves") == _lives(package).count("close Leaves") == 2
+    assert _lives(package).count("start Works") == _lives(package).count("close Works") - 1 == 4
+    await host.destroy()
+
+
+async def test_an_awaiting_host_is_set_up_part_by_part_and_tells_what_is_wrong(package: tuple[Path, str]) -> None:
+    told: list[Any] = []
+    order = replace(_order(package, publisher=None), awaiting=True)
+    host = Host(order, lambda: told.append(host.status()))
+    with pytest.raises(WrongState, match="AwaitingConfiguration"):
+        await host.start()
+    way = _order(package).publisher
+    assert way is not None
+    with pytest.raises(TdieError, match="NOT_A_MESSAGEPUBLISHER"):
+        await host.init(Role.PUBLISHER, replace(way, component_type=order.component.component_type))
+    failure = host.objects.seen(Role.PUBLISHER).failure or host.failure
+    assert failure is not None
+    assert (host.state, failure.code, failure.at[-1]) == ("Errored", "NOT_A_MESSAGEPUBLISHER", "Z")
+    await host.init(Role.PUBLISHER, way)
+    assert (*_states(host), host.failure) == ("AwaitingConfiguration", "Initialized", None, None)
+    await host.init(Role.COMPONENT, replace(order.component, settings={"size": 9}))
+    assert host.state is HostState.CONFIGURED
+    await host.start()
+    assert told[-1]["order"]["component"]["settings"] == {"size": 9}
+    assert "awaiting" not in told[-1]["order"]  # a keeper starts it again as it is
+    with pytest.raises(WrongState, match="configure is not possible in state Started"):
+        await host.init(Role.COMPONENT)
+    await host.destroy()
+
+
+async def test_each_failure_is_told_where_it_happened(package: tuple[Path, str]) -> None:
+    host = _host(_order(package, "Fails"))
+    with pytest.raises(OSError, match="no disk"):
+        await host.start()
+    shown = describe_host(host)
+    assert (shown["state"], shown["error"]["code"], shown["error"]["detail"]) == (
+        "Errored",
+        "OSError",
+        "OSError: no disk",
+    )
+    component, publisher = shown["packages"]
+    assert (component["state"], component["error"]["detail"]) == ("Errored", "OSError: no disk")
+    assert (publisher["state"], publisher["error"]) == ("Destroyed", None)
+    stubborn = _host(_order(package, "Stubborn"))
+    await stubborn.start()
+    with pytest.raises(OSError, match="no way"):
+        await stubborn.stop_member(Role.COMPONENT)
+    assert _states(stubborn) == ("Errored", "Destroyed", "Errored")
+
+
+def test_the_documents_show_the_same_table_of_transitions() -> None:
+    text = (Path(loading.__file__).parent / "README.md").read_text()
+    rows = re.findall(r"^\| (\w+) \| (\w+) \| (\w+) \|", text, re.MULTILINE)
+    assert {(state, call): to for state, call, to in rows if state != "in"} == {
+        (state.value, call.value): to.value for (state, call), to in TRANSITIONS.items()
+    }
 
 
 async def test_a_replica_has_a_folder_of_its_own(package: tuple[Path, str], tmp_path: Path) -> None:

@@ -10,7 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from agent.errors import Invalid
-from agent.packages.manifest import check_layout, kebab_case, parse_manifest
+from agent.packages.manifest import check_layout, parse_manifest
+from agent.packages.names import kebab_case
 
 OURS: dict[str, Any] = {"name": "file-watcher", "version": "1.0.0", "componentType": "watcher:FileWatcher"}
 

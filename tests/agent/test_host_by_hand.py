@@ -1,0 +1,100 @@
+"""A host that people set up over HTTP, as the seed tells it: start, port, publisher, component, services, and then a file."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import signal
+from collections.abc import AsyncIterator, Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from agent import components
+from agent.correlation import HEADER
+from agent.packages.digest import read_folder
+from agent.packages.pack import pack
+from tests.agent.programs import Program, programs
+from tests.conftest import ConsulServer
+
+BASE = "/api/componentHost"
+ZIP = {"Content-Type": "application/zip"}
+
+
+@pytest.fixture
+def program(tmp_path: Path, consul_server: ConsulServer, free_port: Callable[[], int]) -> Iterator[Program]:
+    with programs(tmp_path, consul_server.http, free_port()) as made:
+        yield made
+
+
+@pytest.fixture
+async def node(program: Program) -> AsyncIterator[httpx.AsyncClient]:
+    async with httpx.AsyncClient(base_url=program.api, trust_env=False, timeout=20) as made:
+        program.start()
+        await program.ready(made)
+        for name in ("file-watcher", "basic-publisher"):
+            body = pack(read_folder(components.folder(name)))
+            assert (await made.post("/api/node/packages", content=body, headers=ZIP)).status_code == 201
+        yield made
+
+
+def states(told: dict[str, Any]) -> tuple[str | None, ...]:
+    return (told["state"], *(part["state"] for part in told["packages"]))
+
+
+async def test_file_watcher_as_the_seed_tells_it(node: httpx.AsyncClient, tmp_path: Path) -> None:
+    inbox, out = tmp_path / "in", tmp_path / "out.jsonl"
+    inbox.mkdir()
+    begun = (await node.put("/api/node/processes/FileWatcher/start", json={"autoStart": False})).json()
+    async with httpx.AsyncClient(base_url=begun["url"], trust_env=False, timeout=20) as host:
+
+        async def call(path: str, **body: Any) -> dict[str, Any]:
+            answer = await host.put(f"{BASE}/services{path}", json=body or None, headers={HEADER: "seed-1"})
+            assert answer.status_code == 200, answer.text
+            assert answer.headers[HEADER] == "seed-1"
+            found: dict[str, Any] = answer.json()
+            return found
+
+        told = (await host.get(f"{BASE}/configuration")).json()
+        assert (told["pid"], told["port"], states(told)) == (
+            begun["pid"],
+            begun["port"],
+            ("AwaitingConfiguration", None),
+        )
+        early = await host.put(f"{BASE}/services/start")
+        assert (early.status_code, early.json()["code"]) == (409, "WRONG_STATE")
+        told = await call("/messagePublisher/BasicPublisher/init", settings={"file": str(out)})
+        assert states(told) == ("AwaitingConfiguration", None, "Initialized")
+        settings = {"inputPath": str(inbox), "filter": "*.xml"}
+        told = await call("/component/FileWatcher/init", packageName="FileWatcher", settings=settings)
+        assert states(told) == ("Configured", "Initialized", "Initialized")
+        assert states(await call("/start")) == ("Started", "Started", "Started")
+
+        (inbox / "not.txt").write_text("x")
+        (inbox / "one.xml").write_text("<one/>")
+        message = await _line(out)
+        assert (message["type"], message["content"]["fileName"]) == ("FileWatcherMessage", "one.xml")
+        assert message["source"] == begun["settingsId"]
+
+        # Its process is killed: it comes back as it was set up.
+        (row,) = (await node.get(f"/api/node/processes/file-watcher/{begun['settingsId']}")).json()
+        assert (row["owner"], row["state"], row["healthy"]) == ("manual", "Started", True)
+        os.kill(begun["pid"], signal.SIGKILL)
+        async with asyncio.timeout(20):
+            while True:
+                (row,) = (await node.get(f"/api/node/processes/file-watcher/{begun['settingsId']}")).json()
+                if row["healthy"] and row["pid"] != begun["pid"]:
+                    break
+                await asyncio.sleep(0.03)
+        assert states((await host.get(f"{BASE}/configuration")).json()) == ("Started", "Started", "Started")
+
+
+async def _line(file: Path) -> dict[str, Any]:
+    async with asyncio.timeout(20):
+        while not (text := await asyncio.to_thread(lambda: file.read_text() if file.exists() else "")):
+            await asyncio.sleep(0.03)
+    found: dict[str, Any] = json.loads(text.splitlines()[0])
+    return found
