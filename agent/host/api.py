@@ -45,7 +45,7 @@ def application(host: Host, shut_down: Callable[[], None]) -> Correlated:
                 return _problem(500, "INTERNAL", "something went wrong here; the log has the details")
             return _passed_on(found) if isinstance(found, Answer) else JSONResponse(found, operation.status)
 
-        return Route(BASE + operation.path, answer, methods=[operation.method])
+        return Route(operation.path, answer, methods=[operation.method])
 
     async def described(request: Request) -> Response:
         try:
@@ -68,7 +68,7 @@ def application(host: Host, shut_down: Callable[[], None]) -> Correlated:
     return Correlated(
         Starlette(
             routes=[
-                *map(route, all_of_them),
+                Mount(BASE, routes=[*map(route, all_of_them)]),
                 Route("/openapi.json", described),
                 Route("/livez", live),
                 Route("/readyz", ready),

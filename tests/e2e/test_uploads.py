@@ -5,10 +5,13 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
+import httpx
 import pytest
 import yaml
 
+from agent.packages.pack import pack
 from tests.conftest import ConsulServer
 from tests.e2e.system import System, instance, kill, replicas, sleeper, system, until
 
@@ -76,3 +79,50 @@ def test_a_digest_that_nobody_has_changes_nothing(shared: System) -> None:
     assert {name: row["pid"] for name, row in replicas(shared.status()).items()} == before
     commit = shared.repo.push({"nobody.yaml": None, "n.yaml": None})
     assert shared.settled(commit) == before
+
+
+def test_the_seed_s_file_processor_uploaded_over_rest_runs_on_every_node_after_the_next_sync(shared: System) -> None:
+    sample = Path(__file__).parents[2] / "sample-repo/packages/file-processor"
+    ours = json.loads((sample / "manifest.json").read_text())
+    seed = {
+        "packageName": "FileProcessor",
+        "packageVersion": "2.0.0",
+        "contentRoot": "content",
+        "extensionProperties": {
+            "AssemblyName": "file_processor.py",
+            "ComponentType": "TDIE.Components.FileProcessor",
+            "Dependencies": [],
+        },
+        "defaultConfiguration": ours["defaultConfiguration"],
+    }
+    files = {path.relative_to(sample).as_posix(): (path.read_bytes(), False) for path in sample.glob("content/*.py")}
+    zipped = pack({**files, "manifest.json": (json.dumps(seed).encode(), False)})
+    token = shared.token_file.read_text().strip()
+    with httpx.Client(trust_env=False, timeout=30, headers={"Authorization": f"Bearer {token}"}) as http:
+        answer = http.post(
+            f"{json.loads(shared.key('leader'))['api']}/api/master/packages",
+            files={"package": ("fileProcessor.zip", zipped)},
+        )
+        assert answer.status_code == 201, answer.text
+        document = answer.json()["document"]
+        document["spec"]["distribute"] = "all"
+        shared.repo.push({"file-processor.yaml": yaml.safe_dump(document)})  # on every node, before anything runs
+
+        def held(status: dict[str, Any]) -> bool:
+            apis = [node["api"] for node in status["nodes"]]
+            found = [http.get(f"{api}/api/node/packages/FileProcessor/configuration") for api in apis]
+            return len(apis) == 3 and all(each.status_code == 200 and each.json()["origin"] == "git" for each in found)
+
+        shared.see(held, "every node has it")
+        spec = {
+            "package": "file-processor@2.0.0",
+            "perNode": 1,
+            "settings": {"inputPath": str(shared.inbox)},
+            "publisher": {"package": "basic-publisher@^1.0"},
+        }
+        commit = shared.repo.push({"process.yaml": instance("process", **spec)})
+        running = shared.settled(commit)
+        assert {f"process.n{number}.0" for number in (1, 2, 3)} <= running.keys()
+        (shared.inbox / "a.txt").write_text("  one \ntwo\n")
+        done = shared.inbox / "archive" / "a.txt"
+        until(done.exists, "the file was processed")
