@@ -7,7 +7,7 @@ from collections.abc import Mapping
 
 from agent.carry import Carrier
 from agent.edges import Edges
-from agent.errors import Refused, Waiting
+from agent.errors import Invalid, Missing, Refused, Waiting
 from agent.keeper.protocol import BY_HAND, HostRow
 from agent.packages.dependencies import environment_of
 from agent.steps import is_by_hand, needed
@@ -49,6 +49,9 @@ class ByHand:
             async with asyncio.timeout(_LANDED):
                 row: HostRow = await landed
                 return row
+        except (Invalid, Missing, Refused):
+            self._carrier.ports.pop(replica, None)  # nothing was started
+            raise
         except TimeoutError as error:
             raise Waiting(f"{replica} has no process yet", code="START_SLOW", hint="list the processes") from error
         finally:

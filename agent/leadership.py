@@ -81,7 +81,11 @@ class Leadership:
         self._must_know_epoch()
         if (offered.cluster, offered.node) != (self._settings.cluster, self._settings.node):
             raise Invalid(f"this is node {self._settings.cluster}/{self._settings.node}", code="WRONG_NODE")
-        if offered.digest not in _digests(offered):
+        try:
+            fits = offered.digest in _digests(offered)
+        except (ValueError, RecursionError) as error:  # what nobody could have written down
+            raise Invalid("the assignment is nested too deep", code="TOO_DEEP") from error
+        if not fits:
             raise Invalid(f"the content does not have digest {offered.digest}", code="DIGEST_MISMATCH")
         async with self._commands:
             if offered.epoch < self._epoch:

@@ -18,6 +18,7 @@ from fastapi.responses import PlainTextResponse, Response
 from agent import __version__
 from agent.api import problems
 from agent.api.auth import BearerAuth, BodyLimit
+from agent.api.described import describe
 from agent.api.logged import logged_as
 from agent.api.uploads import MULTIPART_EXTRA
 from agent.client import NodeClient
@@ -123,6 +124,7 @@ def build_api(loop: Loop, source: GitSource, nodes: NodeClient, clock: SystemClo
     async def readyz() -> dict[str, object]:
         return {"status": "ok", "leading": loop.board.term is not None}
 
+    describe(app)
     return app
 
 

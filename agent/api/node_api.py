@@ -15,6 +15,7 @@ from fastapi.responses import PlainTextResponse
 from agent import machine
 from agent.api import problems
 from agent.api.auth import BearerAuth, BodyLimit
+from agent.api.described import describe
 from agent.api.logged import logged_as
 from agent.api.messages import message_routes
 from agent.api.metrics import metrics_text
@@ -54,6 +55,7 @@ def node_app(
     app.include_router(_health(agent, bus))
     if bus is not None:
         app.include_router(message_routes(bus, agent.settings.node))
+    describe(app)
     largest = packages.store.limits.archive + MULTIPART_EXTRA
     app.add_middleware(BodyLimit, limit=MAX_BODY, uploads={"/api/node/packages": largest})
     app.add_middleware(BearerAuth, token=token)

@@ -10,7 +10,7 @@ from typing import Annotated, Any
 
 from fastapi import APIRouter, Query, Request, Response
 
-from agent.api.uploads import receive
+from agent.api.uploads import BODY, receive
 from agent.errors import TdieError
 from agent.node import Agent
 from agent.packages.install import PackageInstaller
@@ -18,21 +18,9 @@ from agent.packages.manager import PackageManager
 from agent.packages.names import kebab_case
 from agent.packages.protocol import Installed
 from agent.packages.records import PackageRecords
-from agent.packages.settings import overlaid
+from agent.packages.settings import check_depth, overlaid
 from agent.packages.store import PackageStore
 from agent.steps import in_use
-
-_UPLOAD = {
-    "requestBody": {
-        "required": True,
-        "content": {
-            "application/zip": {"schema": {"type": "string", "format": "binary"}},
-            "multipart/form-data": {
-                "schema": {"type": "object", "properties": {"package": {"type": "string", "format": "binary"}}}
-            },
-        },
-    }
-}
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,6 +63,7 @@ class NodePackages:
         self, name: str, version: str | None, given: Mapping[str, Any]
     ) -> tuple[Installed, dict[str, Any]]:
         """A package that is here, and settings over its defaults. Missing (PKG_UNKNOWN)."""
+        check_depth(given)
         found = await asyncio.to_thread(self.manager.current, name, version)
         manifest = await asyncio.to_thread(self.store.manifest, found.package.digest)
         return found, overlaid(manifest.default_configuration, given)
@@ -88,14 +77,14 @@ def package_routes(packages: NodePackages) -> APIRouter:
     """The operations of the package manager."""
     router = APIRouter(prefix="/api/node/packages", tags=["packages"])
 
-    @router.post("", status_code=201, openapi_extra=_UPLOAD)
+    @router.post("", status_code=201, openapi_extra=BODY)
     async def upload(request: Request, response: Response) -> dict[str, Any]:
         """A package that is not here under any version; 409 PKG_EXISTS otherwise."""
         made = await packages.upload(request, packages.manager.add)
         response.headers["Location"] = f"/api/node/packages/{made['packageName']}/configuration"
         return made
 
-    @router.put("", openapi_extra=_UPLOAD)
+    @router.put("", openapi_extra=BODY)
     async def update(request: Request, rollback: bool = False) -> dict[str, Any]:
         """Another version of a package that is here; a lower one needs `rollback`. The others stay for going back."""
         return await packages.upload(request, lambda file: packages.manager.update(file, rollback=rollback))

@@ -63,6 +63,14 @@ class PublisherByHand(BaseModel):
     settings: dict[str, Any] = Field(default_factory=dict)
 
 
+class ResourcesByHand(BaseModel):
+    """Upper bounds: cores, and bytes of memory."""
+
+    model_config = _CAMEL
+    cpu: float | None = Field(default=None, gt=0, le=100_000, allow_inf_nan=False)
+    memory: int | None = Field(default=None, ge=1 << 20, lt=1 << 62)
+
+
 class StartByHand(BaseModel):
     """How a host that people start is set up; its settings lie over the package's defaults."""
 
@@ -71,7 +79,7 @@ class StartByHand(BaseModel):
     settings: dict[str, Any] = Field(default_factory=dict)
     publisher: PublisherByHand | None = None
     env: dict[str, str] = Field(default_factory=dict)
-    resources: Resources = Resources()
+    resources: ResourcesByHand = Field(default_factory=lambda: ResourcesByHand())
     auto_start: bool = Field(
         default=True, description="False: it loads nothing until it is configured and started through its own API."
     )
@@ -179,9 +187,8 @@ async def _spec(packages: NodePackages, name: str, body: StartByHand) -> Replica
     if (given := body.publisher) is not None:
         way, way_settings = await packages.configured(kebab_case(given.package_name), given.version, given.settings)
         publisher = PublisherSpec(package=way.package, settings=way_settings)
-    return ReplicaSpec(
-        package=found.package, settings=settings, env=body.env, publisher=publisher, resources=body.resources
-    )
+    resources = Resources(cpu=body.resources.cpu, memory=body.resources.memory)
+    return ReplicaSpec(package=found.package, settings=settings, env=body.env, publisher=publisher, resources=resources)
 
 
 def _rows(agent: Agent) -> list[ReplicaStatus]:

@@ -18,6 +18,19 @@ RAW = frozenset({"application/zip", "application/x-zip-compressed", "application
 MULTIPART_EXTRA = 1 << 16  # bytes around a file in a form
 FIELDS = 8  # besides the file
 
+BODY = {
+    "requestBody": {
+        "required": True,
+        "content": {
+            "application/zip": {"schema": {"type": "string", "format": "binary"}},
+            "multipart/form-data": {
+                "schema": {"type": "object", "properties": {"package": {"type": "string", "format": "binary"}}}
+            },
+        },
+    }
+}
+"""How the two forms are described."""
+
 
 class WrongMedia(Invalid):
     """The body is neither of the two forms a package may come in."""

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from agent.correlation import HEADER, current
-from agent.errors import Waiting
+from agent.errors import Invalid, Waiting
 from agent.keeper.address import unix_address
 
 PATIENCE = 120.0  # seconds for an answer: an upload may have an environment made
@@ -50,6 +50,8 @@ async def ask(
                 )
             finally:
                 writer.close()
+    except h11.LocalProtocolError as error:
+        raise Invalid("the request cannot be passed on to the agent") from error
     except (OSError, TimeoutError, h11.RemoteProtocolError) as error:
         raise Waiting("the agent of this node does not answer", code="AGENT_AWAY") from error
 

@@ -14,7 +14,7 @@ from agent.host.agent_line import Answer, ask
 from agent.host.objects import Role
 from agent.keeper.protocol import BY_HAND, Code, HostOrder
 from agent.packages.names import kebab_case, module_and_class
-from agent.packages.settings import overlaid
+from agent.packages.settings import check_depth, overlaid
 
 FIELDS: Mapping[str, type] = {
     "packageName": str,
@@ -43,6 +43,7 @@ def read(package: str, body: Mapping[str, Any]) -> Document:
             raise Invalid(f"unknown field '{key[:100]}'; there are {', '.join(FIELDS)}")
         if not isinstance(value, FIELDS[key]) or "\0" in str(value):
             raise Invalid(f"'{key}' is no {'mapping' if FIELDS[key] is dict else 'text'}")
+    check_depth(body)
     if kebab_case(body.get("packageName", package)) != package:
         raise Invalid(f"the document is for {body['packageName'][:100]}, the path for {package}", code="PACKAGE_NAME")
     return Document(

@@ -7,6 +7,7 @@ import os
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
+from urllib.parse import quote
 
 from agent.errors import Invalid, Missing, Refused, TdieError
 from agent.host.agent_line import Answer, ask
@@ -157,8 +158,9 @@ class Packages:
         self._host = host
 
     async def forward(self, request: Request) -> Answer:
-        path = "/api/node/packages" + request.url.path.removeprefix(f"{BASE}/packages")
-        target = f"{path}?{request.url.query}" if request.url.query else path
+        path = "/api/node/packages" + quote(request.url.path.removeprefix(f"{BASE}/packages"))
+        query = quote(request.scope["query_string"], safe="=&%+")
+        target = f"{path}?{query}" if query else path
         media_type = request.headers.get("content-type", "")
         body = request.stream() if request.method != "GET" else None
         return await ask(self._host.order.packages, request.method, target, body, media_type)

@@ -5,6 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from agent.errors import Invalid
+
+MAX_DEPTH = 32  # of mappings and lists within each other, as in documents
+
 
 def overlaid(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
     """Both mappings as one: mappings within each other are merged, anything else of `over` replaces."""
@@ -13,3 +17,16 @@ def overlaid(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]
         below = merged.get(key)
         merged[key] = overlaid(below, value) if isinstance(below, Mapping) and isinstance(value, Mapping) else value
     return merged
+
+
+def check_depth(value: Any) -> None:
+    """Raises Invalid (TOO_DEEP) for what is nested deeper than documents may be."""
+    level, depth = [value], 0
+    while level:
+        depth += 1
+        if depth > MAX_DEPTH:
+            raise Invalid(f"nested deeper than {MAX_DEPTH} levels", code="TOO_DEEP")
+        inner = [
+            item.values() if isinstance(item, Mapping) else item for item in level if isinstance(item, Mapping | list)
+        ]
+        level = [item for items in inner for item in items]

@@ -8,7 +8,7 @@ from typing import Any, Protocol
 
 from fastapi import APIRouter, Request
 
-from agent.api.uploads import receive
+from agent.api.uploads import BODY, receive
 from agent.packages.archive import DEFAULT_LIMITS
 from agent.wire import PackageRef
 from reconciler.api.routes import must_lead
@@ -29,9 +29,8 @@ class Uploads(Protocol):
 def upload_routes(loop: Loop, uploads: Uploads) -> APIRouter:
     """Uploading, and what was uploaded."""
     router = APIRouter()
-    body = {"content": {"application/zip": {"schema": {"type": "string", "format": "binary"}}}, "required": True}
 
-    @router.post(PATH, status_code=201, openapi_extra={"requestBody": body})
+    @router.post(PATH, status_code=201, openapi_extra=BODY)
     async def upload(request: Request) -> dict[str, Any]:
         """The package is kept under its digest, and other controllers copy it; the same again changes nothing."""
         term = must_lead(loop.board)

@@ -23,6 +23,18 @@ SLEEPER = pack(
         "command": ["sleep", "{settings.seconds}"], "defaultConfiguration": {"seconds": 600},
     }).encode(), False)}
 )  # fmt: skip
+DEEP = '{"a":' * 400 + "1" + "}" * 400
+BAD = (
+    "no JSON",
+    f'{{"settings": {DEEP}}}',
+    f'{{"settings": {DEEP * 1000}}}',
+    '{"resources": {"memory": -5}}',
+    '{"resources": {"cpu": 0}}',
+    '{"env": {"A=B": "x"}}',
+    '{"env": {"A": "\\u0000"}}',
+    '{"version": 1}',
+    '{"replicas": 3}',
+)
 ZIP = {"Content-Type": "application/zip"}
 
 
@@ -69,6 +81,10 @@ async def test_from_start_to_prune(program: Program, client: NodeClient, http: h
     first = program.start()
     await program.ready(http)
     assert (await http.post("/api/node/packages", content=SLEEPER, headers=ZIP)).status_code == 201
+    for body in BAD:
+        refused = await http.put("/api/node/processes/sleeper/start", content=body)
+        assert refused.status_code in (400, 422), f"{body[:80]}: {refused.text}"
+        assert refused.headers["Content-Type"] == "application/problem+json"
     one, two = await asyncio.gather(started(http), started(http, settings={"seconds": 601}))
     assert one["settingsId"] != two["settingsId"]
     assert alive(one["pid"])

@@ -1,0 +1,58 @@
+"""PUBLIC: an API's description says how it refuses: problems as RFC 9457, and a bearer token."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from fastapi import FastAPI
+
+from agent.api.auth import OPEN_PATHS
+from agent.api.problems import MEDIA_TYPE
+
+_TEXT = {"type": "string"}
+_PROBLEM = {
+    "type": "object",
+    "required": ["type", "status", "code", "detail"],
+    "properties": {
+        "type": _TEXT,
+        "status": {"type": "integer"},
+        "code": {"type": "string", "description": "Stable: for programs."},
+        "detail": {"type": "string", "description": "One sentence for people."},
+        "hint": _TEXT,
+        "where": _TEXT,
+    },
+}
+_REFUSED = {
+    "description": "A problem",
+    "content": {MEDIA_TYPE: {"schema": {"$ref": "#/components/schemas/Problem"}}},
+}
+_UNUSED = ("HTTPValidationError", "ValidationError")
+
+
+def describe(app: FastAPI) -> None:
+    """From now on the description at /openapi.json is complete; it is made when it is first asked for."""
+    plain = app.openapi
+
+    def complete() -> dict[str, Any]:
+        if app.openapi_schema is None:
+            app.openapi_schema = _completed(plain())
+        return app.openapi_schema
+
+    app.openapi = complete  # type: ignore[method-assign]
+
+
+def _completed(said: dict[str, Any]) -> dict[str, Any]:
+    for path, methods in said["paths"].items():
+        for operation in methods.values():
+            operation["responses"].pop("422", None)
+            operation["responses"]["default"] = _REFUSED
+            if path not in OPEN_PATHS:
+                operation["security"] = [{"token": []}]
+    schemas = {
+        name: schema
+        for name, schema in said.setdefault("components", {}).get("schemas", {}).items()
+        if name not in _UNUSED
+    }
+    said["components"]["schemas"] = {**schemas, "Problem": _PROBLEM}
+    said["components"]["securitySchemes"] = {"token": {"type": "http", "scheme": "bearer"}}
+    return said
