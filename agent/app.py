@@ -33,6 +33,7 @@ from agent.edges import Edges, NodeSettings
 from agent.errors import Refused, Waiting
 from agent.keeper.client import KeeperClient
 from agent.keeper.ensure import SOCKET, ensure_keeper
+from agent.keeper.linux import keeper_id
 from agent.keeper.protocol import HostRow
 from agent.ledger import SqliteLedger
 from agent.logfiles import keep_bounded
@@ -43,6 +44,7 @@ from agent.packages.manager import PackageManager
 from agent.packages.records import PackageRecords
 from agent.packages.retention import versions_kept
 from agent.packages.store import PackageStore
+from agent.process_store import MachineProcesses
 from agent.settings import DEFAULT_PORT, AgentSettings
 from agent.tokens import TokenFile, check_bind
 
@@ -165,6 +167,7 @@ async def _agent(
         agent=machine.new_id(),
         boot_id=machine.boot_id(),
         bus=bus,
+        processes=MachineProcesses(settings.data / "processes.sqlite", keeper_id(settings.data)),
     )
     agent = Agent(_node_settings(settings, listening.getsockname()[1]), edges)
     manager = PackageManager(store, records, lambda: clock.wall().timestamp())
@@ -225,6 +228,7 @@ def _node_settings(settings: AgentSettings, port: int) -> NodeSettings:
         logs=str((settings.data / "logs").absolute()),
         replicas=str((settings.data / "replicas").absolute()),
         beat_ttl=settings.beat_ttl,
+        look_every=settings.look_every,
         verify_every=settings.packages.verify_every,
         packages=str((settings.data / SOCKET_FOR_HOSTS).absolute()),
         env_by_hand={"TDIE_API_TOKEN_FILE": str(settings.token_file.absolute())} if settings.token_file else {},

@@ -12,6 +12,7 @@ from agent.consul.protocol import Consul
 from agent.keeper.protocol import Keeper
 from agent.ledger import Ledger
 from agent.packages.protocol import Installer
+from agent.processes import Processes
 from agent.wire import Capacity, HealthCheck
 
 
@@ -30,6 +31,7 @@ class NodeSettings:
     replicas: str = ""  # folder in which each replica may have one of its own
     beat_ttl: float = 15.0
     verify_every: float = 3600.0  # between two readings of every installed package
+    look_every: float = 15.0  # between two looks at what processes there are
     linger: float = 0.005  # between a change and the answer to a waiting reader
     packages: str = ""  # socket on which hosts ask about packages
     env_by_hand: Mapping[str, str] = field(default_factory=dict)  # of hosts that are started at the node API
@@ -67,3 +69,4 @@ class Edges:
     agent: str  # another one each time an agent starts
     boot_id: str
     bus: NodeBus = field(default_factory=NoBus)
+    processes: Processes | None = None  # there may be no machine to look at

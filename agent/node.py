@@ -21,6 +21,7 @@ from agent.ordered import Ordered
 from agent.orders import subscriptions_of
 from agent.probes import Probes
 from agent.problems import NodeProblems
+from agent.process_sync import ProcessSync
 from agent.register import NameTaken, Registrar
 from agent.report import ReportBook
 from agent.steps import Collect, Fetch, Prepare, Step, case_of, is_by_hand, step_for
@@ -84,6 +85,7 @@ class Agent:
         )
         self._stock = Stock(edges, self._carrier, self.table, self._applier, self._problem)
         self._leadership = Leadership(settings, edges, self._carrier, self.book, self._accept)
+        self.processes = ProcessSync(self.table, self._problem, boot_id=edges.boot_id, every=settings.look_every)
         self.manual = ByHand(edges, self._carrier, self.table, settings.env_by_hand)
         self._probes = Probes(edges.prober, edges.clock, lambda replica: self._rows_changed((replica,)))
         self._registrar = Registrar(
@@ -121,6 +123,8 @@ class Agent:
                 tasks.create_task(self.table.follow(), name="follow keeper")
                 tasks.create_task(self._leases.run(), name="leases")
                 tasks.create_task(self._applier.run(), name="apply")
+                if self._edges.processes is not None:
+                    tasks.create_task(self.processes.run(self._edges.processes), name="look at processes")
                 tasks.create_task(self._probes.run(), name="probes")
                 tasks.create_task(self._watch_keeper(), name="watch the keeper's problems")
                 tasks.create_task(self._stock.note_good(), name="note what runs well")
@@ -242,6 +246,10 @@ class Agent:
             raise Missing(f"no process '{replica}' on {self.settings.node}")
         await self._edges.keeper.stop(replica)
 
+    async def kill_orphan(self, package: str, pid: int) -> str:
+        """The recorded process that nobody looks after is ended; comes back with its replica."""
+        return await self.processes.kill(self._edges.processes, package, pid)
+
     def knows(self, replica: str) -> bool:
         """It is ordered here, or the keeper has a row of it; also while that is not known yet."""
         return not self.ready or replica in self._carrier.orders or replica in self.table.rows
@@ -292,6 +300,7 @@ class Agent:
             self._stock.seen(rows.get(name))
             self.manual.seen(rows.get(name))
             self._telling.tell(name)
+        self.processes.changed()
         self._leases.look(names)
         if any(is_by_hand(name) and name not in rows for name in names):
             self.packages_changed()  # what only these needed may go now

@@ -102,7 +102,7 @@ def _views(agent: Agent, files: NodeFiles) -> APIRouter:
             "version": settings.version,
             "labels": settings.labels,
         }
-        return {**about, **await asyncio.to_thread(machine.figures, files.data)}
+        return {**about, **await asyncio.to_thread(machine.figures, files.data), "processes": _processes(agent)}
 
     @router.get("/packages/{digest}", response_class=Response)
     async def package(digest: str) -> Response:
@@ -138,6 +138,20 @@ def _health(agent: Agent, bus: Bus | None) -> APIRouter:
         return Response(text, media_type="text/plain; version=0.0.4; charset=utf-8")
 
     return router
+
+
+def _processes(agent: Agent) -> dict[str, Any]:
+    """What is recorded of the hosts' processes, and what does not fit together."""
+    known, found = agent.processes.recorded, agent.processes.findings
+    return {
+        "recorded": len(known),
+        "orphans": [
+            {"pid": seen.identity.pid, "replica": seen.replica, "recorded": seen.identity in known}
+            for seen in found.orphans
+        ],
+        "zombies": [{"pid": zombie.pid, "replica": replica} for zombie, replica in found.zombies],
+        "missing": list(found.missing),
+    }
 
 
 def _seconds(text: str) -> float:

@@ -176,7 +176,10 @@ def process_routes(agent: Agent, packages: NodePackages) -> APIRouter:
     @router.put("/processes/{package_name}/{process}/kill", status_code=202)
     async def kill(package_name: str, process: str) -> Killed:
         """One process, by its id or settings id, is stopped."""
-        return await _killed(agent, _find(agent, kebab_case(package_name), process))
+        name = kebab_case(package_name)
+        if process.isdecimal() and not _with_id(agent, process):
+            return Killed(replicas=[await agent.kill_orphan(name, int(process[:12]))])
+        return await _killed(agent, _find(agent, name, process))
 
     return router
 
@@ -205,8 +208,12 @@ async def _of_package(agent: Agent, packages: NodePackages, given: str) -> list[
     return found
 
 
+def _with_id(agent: Agent, process: str) -> list[ReplicaStatus]:
+    return [row for row in _rows(agent) if process == (str(row.pid) if process.isdecimal() else row.replica)]
+
+
 def _find(agent: Agent, package: str, process: str) -> list[ReplicaStatus]:
-    known = [row for row in _rows(agent) if process == (str(row.pid) if process.isdecimal() else row.replica)]
+    known = _with_id(agent, process)
     found = [row for row in known if row.package.name == package]
     if not found:
         raise Missing(
