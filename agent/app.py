@@ -17,7 +17,6 @@ import structlog
 import uvicorn
 
 from agent import machine
-from agent.api.for_hosts import SOCKET as SOCKET_FOR_HOSTS
 from agent.api.for_hosts import app_for_hosts, listening_for_hosts
 from agent.api.node_api import NodeFiles, node_app
 from agent.api.packages import NodePackages
@@ -31,6 +30,7 @@ from agent.consul.address import Address
 from agent.consul.client import ConsulClient
 from agent.edges import Edges, NodeSettings
 from agent.errors import Refused, Waiting
+from agent.host.agent_line import PACKAGES
 from agent.keeper.client import KeeperClient
 from agent.keeper.ensure import SOCKET, ensure_keeper
 from agent.keeper.linux import keeper_id
@@ -185,7 +185,7 @@ async def _agent(
         server_header=False,
     )
     try:
-        async with _serving_hosts(ApiServer(for_hosts), settings.data / SOCKET_FOR_HOSTS):
+        async with _serving_hosts(ApiServer(for_hosts), settings.data / PACKAGES):
             yield agent, ApiServer(config), keeper
     finally:
         for close in (installer.close, agent.close, consul.close, keeper.aclose, http.aclose, probing.aclose):
@@ -230,7 +230,6 @@ def _node_settings(settings: AgentSettings, port: int) -> NodeSettings:
         beat_ttl=settings.beat_ttl,
         look_every=settings.look_every,
         verify_every=settings.packages.verify_every,
-        packages=str((settings.data / SOCKET_FOR_HOSTS).absolute()),
         env_by_hand={"TDIE_API_TOKEN_FILE": str(settings.token_file.absolute())} if settings.token_file else {},
         about={"host": socket.gethostname(), "pid": str(os.getpid()), "data": str(settings.data.absolute())},
     )

@@ -224,7 +224,6 @@ class Carrier:
             correlation_id=f"{held.epoch}.{held.generation}" if held else "",
             bus=self._edges.bus.socket,
             lease=self._leases.lease_of(order),
-            packages=self._settings.packages,
         )
 
     def _port(self, replica: str) -> int:

@@ -167,6 +167,10 @@ def figures(data: Path) -> dict[str, Any]:
             name: [a.address for a in addresses if a.family in (socket.AF_INET, socket.AF_INET6)]
             for name, addresses in psutil.net_if_addrs().items()
         },
+        "network": {
+            name: {"bytesSent": each.bytes_sent, "bytesReceived": each.bytes_recv, "errors": each.errin + each.errout}
+            for name, each in psutil.net_io_counters(pernic=True).items()
+        },
     }
 
 

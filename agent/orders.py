@@ -29,7 +29,6 @@ def host_order(
     correlation_id: str = "",
     data: str = "",
     bus: str = "",
-    packages: str = "",
     lease: Lease | None = None,
 ) -> HostOrder:
     """Everything the keeper needs. Raises Missing (PACKAGE_MISSING, ENVIRONMENT_MISSING) or Invalid (COMMAND_PLACEHOLDER)."""
@@ -47,7 +46,6 @@ def host_order(
         publisher=_code(_installed(publisher.package, installed), publisher.settings) if publisher else None,
         subscriptions=tuple((s.topic, s.type) for s in spec.subscribe),
         bus=bus,
-        packages=packages,
         command=tuple(filled(part, spec.settings, port) for part in package.command),
         env=dict(spec.env),
         port=port,

@@ -20,7 +20,6 @@ from agent.correlation import Correlated
 from agent.keeper.address import unix_address
 from agent.packages.names import kebab_case
 
-SOCKET = "packages.sock"
 MAX_BODY = 1 << 20
 
 

@@ -13,6 +13,7 @@ from agent.correlation import HEADER, current
 from agent.errors import Invalid, Waiting
 from agent.keeper.address import unix_address
 
+PACKAGES = "packages.sock"  # beside the keeper's socket
 PATIENCE = 120.0  # seconds for an answer: an upload may have an environment made
 LARGEST = 16 << 20  # bytes of an answer
 

@@ -23,15 +23,18 @@ if TYPE_CHECKING:
 log = logging.getLogger("host.api")
 
 
-def application(host: Host, shut_down: Callable[[], None]) -> Correlated:
-    """The seed's paths of one host with their description, health endpoints, and what the component answers itself."""
+def application(host: Host, shut_down: Callable[[], None], packages: str = "") -> Correlated:
+    """The seed's paths of one host with their description, health endpoints, and what the component answers itself.
+
+    `packages` is the socket on which its agent answers about packages.
+    """
     from starlette.applications import Starlette
     from starlette.exceptions import HTTPException
     from starlette.responses import JSONResponse, PlainTextResponse
     from starlette.routing import Mount, Route
 
     guard = Guard(host.order.env.get("TDIE_API_TOKEN_FILE", ""))
-    all_of_them = operations(host, shut_down)
+    all_of_them = operations(host, shut_down, packages)
 
     def route(operation: Operation) -> Route:
         async def answer(request: Request) -> Response:

@@ -55,9 +55,10 @@ def read(package: str, body: Mapping[str, Any]) -> Document:
     )
 
 
-async def code_of(order: HostOrder, original: HostOrder, role: Role, said: Document) -> Code:
-    """What the document names, with its settings over the package's. `original` is the order the host was born with.
+async def code_of(order: HostOrder, original: HostOrder, role: Role, said: Document, socket: str) -> Code:
+    """What the document names, with its settings over the package's.
 
+    `original` is the order the host was born with; on `socket` its agent answers about packages.
     Refused (OWNED_BY_GIT) where Git says what runs: only hosts that people started load other code, also from any folder.
     """
     if order.instance != BY_HAND:
@@ -71,7 +72,7 @@ async def code_of(order: HostOrder, original: HostOrder, role: Role, said: Docum
     held = original.component if role is Role.COMPONENT else original.publisher
     if held is not None and held.name == said.package and said.version in ("", held.version) and not said.type:
         return _with_settings(held, overlaid(held.settings, said.settings))
-    return await _from_node(order, said)
+    return await _from_node(order, said, socket)
 
 
 def _with_settings(code: Code, settings: Mapping[str, Any]) -> Code:
@@ -92,9 +93,9 @@ def _from_folder(original: HostOrder, said: Document) -> Code:
     return Code(said.package, said.version or "0.0.0", "", str(root), kind, said.settings)
 
 
-async def _from_node(order: HostOrder, said: Document) -> Code:
+async def _from_node(order: HostOrder, said: Document, socket: str) -> Code:
     answer = await ask(
-        order.packages, "PUT", f"/api/node/packages/{quote(said.package, safe='')}/resolved",
+        socket, "PUT", f"/api/node/packages/{quote(said.package, safe='')}/resolved",
         _json({"version": said.version or None, "settings": dict(said.settings)}),
     )  # fmt: skip
     check(answer)

@@ -10,8 +10,11 @@ from agent.host import borrowed
 from agent.host.host import Host
 
 
-async def serve_on_first_call(host: Host, listener: socket.socket, shut_down: Callable[[], None]) -> None:
-    """Serve the API until cancelled; until somebody connects this costs a file descriptor and nothing else."""
+async def serve_on_first_call(host: Host, listener: socket.socket, shut_down: Callable[[], None], keeper: str) -> None:
+    """Serve the API until cancelled; until somebody connects this costs a file descriptor and nothing else.
+
+    `keeper` is the keeper's socket; the agent's is beside it.
+    """
     loop = asyncio.get_running_loop()
     called = asyncio.Event()
     listener.setblocking(False)
@@ -21,7 +24,9 @@ async def serve_on_first_call(host: Host, listener: socket.socket, shut_down: Ca
     finally:
         loop.remove_reader(listener.fileno())
     borrowed.lend()
+    from agent.host.agent_line import PACKAGES
     from agent.host.api import application
     from agent.host.serving import serve
 
-    await serve(application(host, shut_down), listener)
+    packages = f"{keeper.rpartition('/')[0]}/{PACKAGES}"
+    await serve(application(host, shut_down, packages), listener)

@@ -52,11 +52,11 @@ class Operation:
     tag: str = "services"
 
 
-def operations(host: Host, shut_down: Callable[[], None]) -> tuple[Operation, ...]:
-    """All operations of this host."""
+def operations(host: Host, shut_down: Callable[[], None], socket: str) -> tuple[Operation, ...]:
+    """All operations of this host; `socket` is where its agent answers about packages."""
     original = host.order
-    services = Services(host, original, shut_down)
-    packages = Packages(host)
+    services = Services(host, original, shut_down, socket)
+    packages = Packages(socket)
     found = [
         Operation("GET", "/configuration", "What this host runs, and how it is.", services.configuration, tag="host"),
         Operation("POST", "/shutdown", "Stop everything and end this process.", services.shutdown, status=202, tag="host"),
@@ -93,8 +93,8 @@ def operations(host: Host, shut_down: Callable[[], None]) -> tuple[Operation, ..
 class Services:
     """What is asked of the objects of a host."""
 
-    def __init__(self, host: Host, original: HostOrder, shut_down: Callable[[], None]) -> None:
-        self._host, self._original, self._shut_down = host, original, shut_down
+    def __init__(self, host: Host, original: HostOrder, shut_down: Callable[[], None], socket: str) -> None:
+        self._host, self._original, self._shut_down, self._socket = host, original, shut_down, socket
 
     async def configuration(self, _request: Request) -> Mapping[str, Any]:
         return describe_host(self._host)
@@ -117,7 +117,9 @@ class Services:
             body = await _document(request)
             if not body:
                 self._check_name(role, name)
-            code = await code_of(self._host.order, self._original, role, read(name, body)) if body else None
+            code = (
+                await code_of(self._host.order, self._original, role, read(name, body), self._socket) if body else None
+            )
             await self._told(self._host.init(role, code))
             return describe_host(self._host)
 
@@ -154,8 +156,8 @@ class Services:
 class Packages:
     """The packages of the node: the agent keeps them, and answers."""
 
-    def __init__(self, host: Host) -> None:
-        self._host = host
+    def __init__(self, socket: str) -> None:
+        self._socket = socket
 
     async def forward(self, request: Request) -> Answer:
         path = "/api/node/packages" + quote(request.url.path.removeprefix(f"{BASE}/packages"))
@@ -163,7 +165,7 @@ class Packages:
         target = f"{path}?{query}" if query else path
         media_type = request.headers.get("content-type", "")
         body = request.stream() if request.method != "GET" else None
-        return await ask(self._host.order.packages, request.method, target, body, media_type)
+        return await ask(self._socket, request.method, target, body, media_type)
 
 
 async def _document(request: Request) -> dict[str, Any]:

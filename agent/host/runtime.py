@@ -48,7 +48,7 @@ class _Run:
     ) -> None:
         self._host = Host(order, self._told)
         self._uplink = Uplink(channel, keeper, lambda: self._host.order)
-        self._listener, self._lines = listener, lines
+        self._listener, self._lines, self._keeper = listener, lines, keeper
         self._asked = asyncio.Event()
         self._over = asyncio.Event()
 
@@ -66,7 +66,7 @@ class _Run:
                 tasks.create_task(self._host.watch(), name="watch"),
             ]
             if self._listener is not None:
-                api = serve_on_first_call(self._host, self._listener, self._asked.set)
+                api = serve_on_first_call(self._host, self._listener, self._asked.set, self._keeper)
                 owned.append(tasks.create_task(api, name="api"))
             ending = tasks.create_task(self._end_when_asked(beginning), name="end")
             await self._over.wait()

@@ -15,11 +15,11 @@ _ORDER = {f.name: f for f in dataclasses.fields(HostOrder)}
 _CODE = {f.name for f in dataclasses.fields(Code)}
 _LEASE = {f.name for f in dataclasses.fields(Lease)}
 _LATER = frozenset(
-    {"python", "subscriptions", "bus", "data", "check_interval", "check_timeout", "lease", "awaiting", "packages"}
+    {"python", "subscriptions", "bus", "data", "check_interval", "check_timeout", "lease", "awaiting"}
 )  # left out while empty: a keeper from before them obeys the order
 _TEXTS = (
     "replica", "instance", "node", "spec_hash", "runtime", "bus", "log", "data", "restart_mode", "correlation_id",
-    "packages", "python",
+    "python",
 )  # fmt: skip
 _NUMBERS = (
     "port",

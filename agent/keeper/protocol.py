@@ -70,7 +70,6 @@ class HostOrder:
     check_interval: float = 0.0  # seconds between questions to the component itself how it is; 0: it is not asked
     check_timeout: float = 0.0
     awaiting: bool = False  # it loads nothing until it is configured through its own API
-    packages: str = ""  # socket on which the agent of this node answers about its packages
     python: str = ""  # interpreter of the packages' own environment; empty for the agent's, forked by the zygote
     lease: Lease | None = None  # it may live only as long as its agent extends the leases of this node
 

@@ -45,10 +45,13 @@ def states(told: dict[str, Any]) -> tuple[str | None, ...]:
     return (told["state"], *(part["state"] for part in told["packages"]))
 
 
-async def test_file_watcher_as_the_seed_tells_it(node: httpx.AsyncClient, tmp_path: Path) -> None:
+async def test_file_watcher_as_the_seed_tells_it(program: Program, node: httpx.AsyncClient, tmp_path: Path) -> None:
     inbox, out = tmp_path / "in", tmp_path / "out.jsonl"
     inbox.mkdir()
-    begun = (await node.put("/api/node/processes/FileWatcher/start", json={"autoStart": False})).json()
+    started = await node.put(
+        "/api/node/processes/FileWatcher/start", json={"autoStart": False}, headers={HEADER: "seed-0"}
+    )
+    begun = started.json()
     async with httpx.AsyncClient(base_url=begun["url"], trust_env=False, timeout=20) as host:
 
         async def call(path: str, **body: Any) -> dict[str, Any]:
@@ -77,7 +80,11 @@ async def test_file_watcher_as_the_seed_tells_it(node: httpx.AsyncClient, tmp_pa
         (inbox / "one.xml").write_text("<one/>")
         message = await _line(out)
         assert (message["type"], message["content"]["fileName"]) == ("FileWatcherMessage", "one.xml")
-        assert message["source"] == begun["settingsId"]
+        assert (message["source"], message["correlationId"]) == (begun["settingsId"], "seed-1")
+        assert '"correlation_id": "seed-0"' in (program.data.parent / "agent.log").read_text()
+        log = (await node.get(f"/api/node/processes/{begun['settingsId']}/logs")).text
+        assert {json.loads(line).get("correlationId") for line in log.splitlines()} <= {"seed-0", "seed-1"}
+        assert "seed-1" in log
 
         # Its process is killed: it comes back as it was set up.
         (row,) = (await node.get(f"/api/node/processes/file-watcher/{begun['settingsId']}")).json()

@@ -15,7 +15,7 @@ from agent.correlation import HEADER
 from agent.packages.digest import read_folder
 from agent.packages.pack import pack
 from tests.conftest import ConsulServer
-from tests.e2e.system import System, sleeper, system, until
+from tests.e2e.system import System, cluster, sleeper, system, until
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(180)]
 
@@ -118,7 +118,7 @@ NODE = (
         (unknown("/processes/nap/99999999", "PROCESS_UNKNOWN"), unknown("/processes/sleeper/{processId}", "PROCESS_UNKNOWN"))),
     Row("GET", "/processes/{packageName}/{settingsId}", 200, lambda a, k: [row["owner"] for row in a] == ["manual"],
         (unknown("/processes/nap/nobody", "PROCESS_UNKNOWN"), stranger())),
-    Row("GET", "/stats", 200, lambda a, k: a["node"] == "n1" and a["networkInterfaces"] and a["memory"]["total"] > 0,
+    Row("GET", "/stats", 200, lambda a, k: a["node"] == "n1" and a["network"] and a["memory"]["total"] > 0,
         (stranger(), wrong_method("PUT"))),
     Row("GET", "/stats/processes", 200, lambda a, k: k["pid"] in {str(row["pid"]) for row in a},
         (stranger(), wrong_method("PUT"))),
@@ -228,3 +228,24 @@ def test_all_thirty(shared: System, http: httpx.Client) -> None:
         lambda: http.get(f"{node}/processes/file-watcher/{begun['settingsId']}").status_code == 404,
         "its process is gone",
     )
+
+
+def test_what_is_not_owned_by_git_is_said_and_goes_when_the_cluster_prunes_all(
+    shared: System, http: httpx.Client
+) -> None:
+    node = f"{shared.status()['nodes'][0]['api']}/api/node"
+    headers = {"Content-Type": "application/zip"}
+    assert http.post(f"{node}/packages", content=zipped("1.0.0", "byhand"), headers=headers).status_code == 201
+    begun = http.put(f"{node}/processes/byhand/start").json()
+    shared.see(
+        lambda s: len([m for m in s["nodes"][0]["manual"] if "byhand" in m]) == 2, "process and package are told"
+    )
+    shown = shared.asked("status").stdout
+    assert f"not owned by Git: process {begun['settingsId']} (byhand@1.0.0, Started, pid {begun['pid']})" in shown
+    assert "not owned by Git: package byhand@1.0.0" in shown
+    before = shared.pids()
+    spec = {"sync": {"maxPrune": "50%", "prune": "all"}}
+    commit = shared.repo.push({"cluster.yaml": cluster(shared.name, ("n1",), **spec)})
+    shared.see(lambda s: s["git"]["commit"] == commit and not s["nodes"][0]["manual"], "nothing is left of it")
+    assert http.get(f"{node}/processes/byhand").status_code == 404
+    assert shared.settled(commit) == before
