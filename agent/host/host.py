@@ -136,6 +136,7 @@ class Host:
                 await self._attempt(lambda: self._init(role))
             except BaseException:
                 self.order = before
+                self._told()
                 raise
 
     async def start_member(self, role: Role) -> None:
@@ -144,6 +145,8 @@ class Host:
             after(self.state, Call.START)
             if self.objects.running(role):
                 raise WrongState(f"the {role} is Started already", code="MEMBER_RUNNING")
+            if self.objects.get(role) is None:
+                raise WrongState(f"this host has no {role}", code="MEMBER_MISSING")
             publisher = self.objects.get(Role.PUBLISHER)
             if role is Role.COMPONENT and publisher is not None and not self.objects.running(Role.PUBLISHER):
                 raise WrongState("its publisher is not Started", code="PUBLISHER_NOT_STARTED", hint="start it first")

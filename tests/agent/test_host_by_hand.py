@@ -21,6 +21,14 @@ from tests.agent.programs import Program, programs
 from tests.conftest import ConsulServer
 
 BASE = "/api/componentHost"
+OWN = """
+from agent.sdk import Component, Settings
+
+class Picky(Component):
+    def __init__(self, settings: Settings):
+        settings.integer("size")
+    async def start(self): ...
+"""
 ZIP = {"Content-Type": "application/zip"}
 
 
@@ -97,6 +105,45 @@ async def test_file_watcher_as_the_seed_tells_it(program: Program, node: httpx.A
                     break
                 await asyncio.sleep(0.03)
         assert states((await host.get(f"{BASE}/configuration")).json()) == ("Started", "Started", "Started")
+
+
+async def test_what_is_wrong_stays_readable_until_it_is_right(
+    program: Program, node: httpx.AsyncClient, tmp_path: Path
+) -> None:
+    begun = (await node.put("/api/node/processes/file-watcher/start", json={"autoStart": False})).json()
+    (tmp_path / "own").mkdir()
+    (tmp_path / "own" / "tdie_own.py").write_text(OWN)
+    async with httpx.AsyncClient(base_url=begun["url"], trust_env=False, timeout=20) as host:
+        path = f"{BASE}/services/component/own/init"
+        for document, code in (
+            ({"assemblyPath": str(tmp_path / "own"), "fullyQualifiedClassName": "tdie_own.Nobody"}, "CLASS_MISSING"),
+            ({"assemblyPath": str(tmp_path / "nowhere"), "fullyQualifiedClassName": "a.B"}, "CONTENT_MISSING"),
+            ({"assemblyPath": "/tmp"}, "INVALID"),
+            ({"settings": {}}, "PKG_UNKNOWN"),
+            ({"settings": []}, "INVALID"),
+            ({"assemblyPath": str(tmp_path / "own"), "fullyQualifiedClassName": "tdie_own.Picky"}, "SETTING_MISSING"),
+        ):
+            refused = await host.put(path, json=document)
+            assert (refused.status_code // 100, refused.json()["code"]) == (4, code), refused.text
+        told = (await host.get(f"{BASE}/configuration")).json()
+        assert (told["state"], told["error"]["code"], told["pid"]) == ("Errored", "SETTING_MISSING", begun["pid"])
+        async with asyncio.timeout(20):
+            while "SETTING_MISSING" not in (await node.get("/api/node/processes")).json()[0]["lastError"]:
+                await asyncio.sleep(0.03)
+        good = {**document, "settings": {"size": 3}}
+        assert states((await host.put(path, json=good)).json()) == ("Configured", "Initialized")
+        started = await host.put(f"{BASE}/services/component/own/start")
+        assert states(started.json()) == ("Started", "Started")
+        async with asyncio.timeout(20):  # the node tells what runs now
+            while (await node.get(f"/api/node/processes/own/{begun['settingsId']}")).status_code != 200:
+                await asyncio.sleep(0.03)
+
+        # Its agent is away: the host says so, and goes on.
+        program.processes[0].kill()
+        await asyncio.to_thread(program.processes[0].wait)
+        away = await host.get(f"{BASE}/packages/configuration")
+        assert (away.status_code, away.json()["code"]) == (503, "AGENT_AWAY")
+        assert (await host.get("/readyz")).status_code == 200
 
 
 async def _line(file: Path) -> dict[str, Any]:

@@ -249,3 +249,17 @@ def test_what_is_not_owned_by_git_is_said_and_goes_when_the_cluster_prunes_all(
     shared.see(lambda s: s["git"]["commit"] == commit and not s["nodes"][0]["manual"], "nothing is left of it")
     assert http.get(f"{node}/processes/byhand").status_code == 404
     assert shared.settled(commit) == before
+
+
+def test_a_host_that_git_owns_runs_what_git_says(shared: System, http: httpx.Client) -> None:
+    before = shared.settled()["watch.0"]
+    node = f"{shared.status()['nodes'][0]['api']}/api/node"
+    (row,) = http.get(f"{node}/processes/file-watcher/watch.0").json()
+    services = f"http://127.0.0.1:{row['port']}/api/componentHost/services"
+    refused = http.put(f"{services}/component/FileWatcher/init", json={"settings": {"path": "/tmp"}})
+    assert (refused.status_code, refused.json()["code"]) == (409, "OWNED_BY_GIT")
+    refused = http.put(f"{services}/component/FileWatcher/init")
+    assert (refused.status_code, refused.json()["code"]) == (409, "WRONG_STATE")
+    assert shared.settled()["watch.0"] == before
+    assert http.put(f"{services}/component/FileWatcher/stop").json()["state"] == "Stopping"
+    shared.another("watch.0", before)  # a component that somebody stopped is drift
