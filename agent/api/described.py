@@ -5,9 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 from fastapi import FastAPI
+from fastapi.responses import HTMLResponse
 
 from agent.api.auth import OPEN_PATHS
 from agent.api.problems import MEDIA_TYPE
+from agent.docs_page import page
 
 _TEXT = {"type": "string"}
 _PROBLEM = {
@@ -30,7 +32,7 @@ _UNUSED = ("HTTPValidationError", "ValidationError")
 
 
 def describe(app: FastAPI) -> None:
-    """From now on the description at /openapi.json is complete; it is made when it is first asked for."""
+    """From now on the description at /openapi.json is complete, and /docs shows it; it is made when it is first asked for."""
     plain = app.openapi
 
     def complete() -> dict[str, Any]:
@@ -39,6 +41,11 @@ def describe(app: FastAPI) -> None:
         return app.openapi_schema
 
     app.openapi = complete  # type: ignore[method-assign]
+
+    @app.get("/docs", include_in_schema=False)
+    async def docs() -> HTMLResponse:
+        """The same for people."""
+        return HTMLResponse(page(complete()))
 
 
 def _completed(said: dict[str, Any]) -> dict[str, Any]:

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from agent.correlation import Correlated
+from agent.docs_page import page
 from agent.errors import Denied, TdieError, Waiting
 from agent.host.agent_line import Answer
 from agent.host.component_http import ComponentHttp
 from agent.host.host import Host
+from agent.host.metrics import METRICS, metrics_text
 from agent.host.openapi import document
 from agent.host.operations import BASE, Operation, operations
 from agent.tokens import TokenFile, same
@@ -30,7 +32,7 @@ def application(host: Host, shut_down: Callable[[], None], packages: str = "") -
     """
     from starlette.applications import Starlette
     from starlette.exceptions import HTTPException
-    from starlette.responses import JSONResponse, PlainTextResponse
+    from starlette.responses import HTMLResponse, JSONResponse, PlainTextResponse
     from starlette.routing import Mount, Route
 
     guard = Guard(host.order.env.get("TDIE_API_TOKEN_FILE", ""))
@@ -50,12 +52,18 @@ def application(host: Host, shut_down: Callable[[], None], packages: str = "") -
 
         return Route(operation.path, answer, methods=[operation.method])
 
-    async def described(request: Request) -> Response:
-        try:
-            guard.check(request.headers.get("authorization", ""))
-        except TdieError as error:
-            return _problem(error.status, error.code, error.detail)
-        return JSONResponse(document(all_of_them, secured=guard.secured))
+    def guarded(show: Callable[[], Response]) -> Callable[[Request], Awaitable[Response]]:
+        async def answer(request: Request) -> Response:
+            try:
+                guard.check(request.headers.get("authorization", ""))
+            except TdieError as error:
+                return _problem(error.status, error.code, error.detail)
+            return show()
+
+        return answer
+
+    def said() -> dict[str, Any]:
+        return document(all_of_them, secured=guard.secured)
 
     async def live(_request: Request) -> PlainTextResponse:
         return PlainTextResponse("ok\n")
@@ -72,7 +80,9 @@ def application(host: Host, shut_down: Callable[[], None], packages: str = "") -
         Starlette(
             routes=[
                 Mount(BASE, routes=[*map(route, all_of_them)]),
-                Route("/openapi.json", described),
+                Route("/openapi.json", guarded(lambda: JSONResponse(said()))),
+                Route("/docs", guarded(lambda: HTMLResponse(page(said())))),
+                Route("/metrics", guarded(lambda: PlainTextResponse(metrics_text(host), media_type=METRICS))),
                 Route("/livez", live),
                 Route("/readyz", ready),
                 Mount("", ComponentHttp(host)),

@@ -11,13 +11,13 @@ from typing import Any
 
 from agent.errors import TdieError
 from agent.host.loading import CannotLoad
-from agent.host.members import Members
+from agent.host.members import Members, quietly
 from agent.host.objects import Objects, Role
 from agent.host.states import Call, HostState, WrongState, after
 from agent.keeper import codec
 from agent.keeper.protocol import Code, HostOrder
 from agent.sdk.errors import SettingsError
-from agent.sdk.extension import Failure
+from agent.sdk.extension import Failure, ObjectState
 
 log = logging.getLogger("host")
 
@@ -239,6 +239,8 @@ class Host:
         except Exception as error:
             self.failure = Failure.of(error)
             assert self.members is not None
+            running = (m for m in reversed(self.members.in_start_order) if m.state is ObjectState.STARTED)
+            await quietly(running)
             await self.members.close()
             await self._drop()
             self._move(Call.FAIL)

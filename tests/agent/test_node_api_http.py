@@ -150,7 +150,7 @@ async def test_who_may_not(running: Running) -> None:
     async with httpx.AsyncClient(base_url=running.url, trust_env=False) as anybody:
         assert (await anybody.get("/livez")).status_code == 200
         assert (await anybody.get("/readyz")).status_code == 200
-        for path in ("/metrics", "/openapi.json", "/api/node/report", "/api/node/stats", "/nothing"):
+        for path in ("/metrics", "/openapi.json", "/docs", "/api/node/report", "/api/node/stats", "/nothing"):
             answer = await anybody.get(path)
             assert (answer.status_code, answer.json()["code"]) == (401, "UNAUTHORIZED")
 
@@ -206,6 +206,9 @@ async def test_views(raw: httpx.AsyncClient, running: Running) -> None:
     assert [row["replica"] for row in (await raw.get("/api/node/processes")).json()] == ["web.0", "web.1"]
     assert 'tdie_agent_replicas{state="Started"} 2.0' in (await raw.get("/metrics")).text
     paths = json.loads((await raw.get("/openapi.json")).text)["paths"]
+    shown = await raw.get("/docs")
+    assert "<code>/api/node/processes/{package_name}/start</code>" in shown.text
+    assert "<script" not in shown.text
     assert {"/api/node/leader", "/api/node/assignment", "/api/node/report"} <= paths.keys()
 
 

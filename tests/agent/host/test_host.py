@@ -13,6 +13,7 @@ from typing import Any
 
 import httpx
 import pytest
+from prometheus_client.parser import text_string_to_metric_families
 
 from agent.errors import TdieError
 from agent.host import loading
@@ -211,11 +212,17 @@ async def test_the_api_starts_stops_and_tells(package: tuple[Path, str], tmp_pat
     transport = httpx.ASGITransport(app=application(host, ended.set))
     async with httpx.AsyncClient(transport=transport, base_url="http://host") as client:
         assert (await client.get("/livez")).status_code == 200
-        assert (await client.get(f"{base}/configuration")).status_code == 401
+        for path in (f"{base}/configuration", "/openapi.json", "/docs", "/metrics"):
+            assert (await client.get(path)).status_code == 401
         client.headers["authorization"] = "Bearer sesame"
         told = await client.get(f"{base}/configuration")
         assert told.json()["state"] == "Started"
         assert "secret" not in told.text
+        assert "/api/componentHost/services/start" in (await client.get("/openapi.json")).json()["paths"]
+        assert "<code>/api/componentHost/services/start</code>" in (await client.get("/docs")).text
+        figures = text_string_to_metric_families((await client.get("/metrics")).text)
+        known = {sample.name: sample.value for family in figures for sample in family.samples if not sample.labels}
+        assert (known["tdie_host_healthy"], known["process_resident_memory_bytes"] > 1 << 20) == (1.0, True)
         assert (await client.put(f"{base}/services/stop")).json()["state"] == "Stopped"
         again = await client.put(f"{base}/services/stop")
         assert (again.status_code, again.json()["code"]) == (409, "WRONG_STATE")

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from agent.errors import TdieError
@@ -125,8 +125,15 @@ def check(host: Host, lives: list[tuple[int, Any, str]]) -> None:
         assert "close" not in steps or {"stop", "stop!"} & set(steps), f"closed without a stop: {steps}"
 
 
+@example(
+    awaiting=False, steps=[("start", set()), ("down component", {"stop Works"})]
+)  # its publisher was closed running
+@example(awaiting=False, steps=[("start", set()), ("down component", set()), ("up component", {"start Works"})])
+@example(awaiting=True, steps=[("new publisher", set()), ("new component", {"make Works"}), ("new component", set())])
 @given(awaiting=st.booleans(), steps=STEPS)
-@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    max_examples=400, derandomize=True, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
 def test_states_and_objects_always_fit(folder: Path, awaiting: bool, steps: list[tuple[str, set[str]]]) -> None:
     async def history() -> None:
         order = HostOrder(
