@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -32,13 +32,15 @@ class NodePackages:
     records: PackageRecords
     installer: PackageInstaller
     manager: PackageManager
+    one_at_a_time: asyncio.Lock = field(default_factory=asyncio.Lock)  # what is here decides what may come
 
     async def upload(self, request: Request, take: Callable[[Path], Installed]) -> dict[str, Any]:
         """The uploaded package is installed with its dependencies; a failed one leaves everything as it was."""
         before = self.store.installed().keys()
         with self.store.partial() as folder:
             file = await receive(request, folder, self.store.limits.archive)
-            found = await asyncio.to_thread(take, file)
+            async with self.one_at_a_time:
+                found = await asyncio.to_thread(take, file)
         digest = found.package.digest
         try:
             if found.dependencies:

@@ -256,6 +256,15 @@ async def test_packages_by_hand(running: Running, raw: httpx.AsyncClient) -> Non
     assert (await raw.get("/api/node/packages/configuration")).json() == []
 
 
+async def test_of_uploads_at_once_one_is_the_first(running: Running, raw: httpx.AsyncClient) -> None:
+    versions = [f"1.0.{number}" for number in range(8)]
+    answers = await asyncio.gather(
+        *(raw.post("/api/node/packages", content=zipped(version), headers=ZIP) for version in versions)
+    )
+    assert sorted(answer.status_code for answer in answers) == [201, *[409] * 7]
+    assert len(running.packages.store.installed()) == 1
+
+
 @pytest.mark.parametrize(
     ("body", "kind", "status", "code"),
     [

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -230,6 +231,49 @@ def test_all_thirty(shared: System, http: httpx.Client) -> None:
     )
 
 
+def test_a_host_that_git_owns_runs_what_git_says(shared: System, http: httpx.Client) -> None:
+    before = shared.settled()["watch.0"]
+    node = f"{shared.status()['nodes'][0]['api']}/api/node"
+    (row,) = http.get(f"{node}/processes/file-watcher/watch.0").json()
+    services = f"http://127.0.0.1:{row['port']}/api/componentHost/services"
+    refused = http.put(f"{services}/component/FileWatcher/init", json={"settings": {"path": "/tmp"}})
+    assert (refused.status_code, refused.json()["code"]) == (409, "OWNED_BY_GIT")
+    refused = http.put(f"{services}/component/FileWatcher/init")
+    assert (refused.status_code, refused.json()["code"]) == (409, "WRONG_STATE")
+    assert shared.settled()["watch.0"] == before
+    assert http.put(f"{services}/component/FileWatcher/stop").json()["state"] == "Stopping"
+    shared.another("watch.0", before)  # a component that somebody stopped is drift
+
+
+def test_nobody_does_anything_without_the_token(shared: System, http: httpx.Client) -> None:
+    node = shared.status()["nodes"][0]["api"]
+    host = http.put(f"{node}/api/node/processes/file-watcher/start", json={"autoStart": False}).json()
+    before = shared.pids()
+    tried = 0
+    for base in (json.loads(shared.key("leader"))["api"], node, host["url"]):
+        described = http.get(f"{base}/openapi.json").json()["paths"]
+        asked = [(method, path) for path, methods in described.items() for method in methods]
+        for method, path in [*asked, ("get", "/openapi.json"), ("get", "/docs"), ("get", "/metrics")]:
+            if path in ("/livez", "/readyz"):
+                continue
+            for header in (None, "Bearer", "Bearer nonsense", "Basic dGRpZTp0ZGll", "Bearer " + "x" * 4000):
+                headers = {} if header is None else {"Authorization": header}
+                answer = httpx.request(
+                    method.upper(),
+                    base + re.sub(r"{\w+}", "sleeper", path),
+                    headers=headers,
+                    trust_env=False,
+                    timeout=30,
+                )
+                what = f"{method} {path} with {header}: {answer.text[:200]}"
+                assert (answer.status_code, answer.json()["code"]) == (401, "UNAUTHORIZED"), what
+                assert answer.headers["WWW-Authenticate"] == "Bearer", what
+                tried += 1
+    assert tried > 250
+    assert shared.pids() == before
+    assert http.get(f"{host['url']}/api/componentHost/configuration").json()["state"] == "AwaitingConfiguration"
+
+
 def test_what_is_not_owned_by_git_is_said_and_goes_when_the_cluster_prunes_all(
     shared: System, http: httpx.Client
 ) -> None:
@@ -249,17 +293,3 @@ def test_what_is_not_owned_by_git_is_said_and_goes_when_the_cluster_prunes_all(
     shared.see(lambda s: s["git"]["commit"] == commit and not s["nodes"][0]["manual"], "nothing is left of it")
     assert http.get(f"{node}/processes/byhand").status_code == 404
     assert shared.settled(commit) == before
-
-
-def test_a_host_that_git_owns_runs_what_git_says(shared: System, http: httpx.Client) -> None:
-    before = shared.settled()["watch.0"]
-    node = f"{shared.status()['nodes'][0]['api']}/api/node"
-    (row,) = http.get(f"{node}/processes/file-watcher/watch.0").json()
-    services = f"http://127.0.0.1:{row['port']}/api/componentHost/services"
-    refused = http.put(f"{services}/component/FileWatcher/init", json={"settings": {"path": "/tmp"}})
-    assert (refused.status_code, refused.json()["code"]) == (409, "OWNED_BY_GIT")
-    refused = http.put(f"{services}/component/FileWatcher/init")
-    assert (refused.status_code, refused.json()["code"]) == (409, "WRONG_STATE")
-    assert shared.settled()["watch.0"] == before
-    assert http.put(f"{services}/component/FileWatcher/stop").json()["state"] == "Stopping"
-    shared.another("watch.0", before)  # a component that somebody stopped is drift

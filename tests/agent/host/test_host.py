@@ -223,6 +223,10 @@ async def test_the_api_starts_stops_and_tells(package: tuple[Path, str], tmp_pat
         figures = text_string_to_metric_families((await client.get("/metrics")).text)
         known = {sample.name: sample.value for family in figures for sample in family.samples if not sample.labels}
         assert (known["tdie_host_healthy"], known["process_resident_memory_bytes"] > 1 << 20) == (1.0, True)
+        huge = await client.put(f"{base}/services/component/parts/init", content=b" " * (2 << 20))
+        assert (huge.status_code, huge.json()["code"]) == (413, "BODY_TOO_LARGE")
+        away = await client.post(f"{base}/packages", content=b"x")
+        assert (away.status_code, away.json()["code"]) == (503, "AGENT_AWAY")
         assert (await client.put(f"{base}/services/stop")).json()["state"] == "Stopped"
         again = await client.put(f"{base}/services/stop")
         assert (again.status_code, again.json()["code"]) == (409, "WRONG_STATE")
