@@ -11,9 +11,9 @@ from agent.apply import Applier
 from agent.by_hand import ByHand
 from agent.carry import Carrier
 from agent.edges import Edges, NodeSettings
-from agent.errors import Missing, TdieError, Waiting
+from agent.errors import Missing, TdieError
 from agent.keeper.protocol import HostOrder
-from agent.keeper.sandbox import DEGRADED as SANDBOX_DEGRADED
+from agent.keeper_care import stop_all, watch_keeper
 from agent.leadership import Leadership, accepted
 from agent.leases.leases import Leases
 from agent.ledger import Remembered
@@ -43,7 +43,6 @@ from agent.wire import (
 
 log = structlog.get_logger("agent")
 
-KEEPER_LOOK = 15.0  # seconds between looks at what the keeper says of itself
 _MOVING = (ReplicaState.STARTING, ReplicaState.STOPPING, ReplicaState.BACKOFF)
 _NAME_PATIENCE = 10.0  # seconds an agent waits for Consul before it starts without having checked its name
 
@@ -126,7 +125,10 @@ class Agent:
                 if self._edges.processes is not None:
                     tasks.create_task(self.processes.run(self._edges.processes), name="look at processes")
                 tasks.create_task(self._probes.run(), name="probes")
-                tasks.create_task(self._watch_keeper(), name="watch the keeper's problems")
+                tasks.create_task(
+                    watch_keeper(self._edges.keeper, self._problem, self._limits_wanted),
+                    name="watch the keeper's problems",
+                )
                 tasks.create_task(self._stock.note_good(), name="note what runs well")
                 tasks.create_task(self._stock.verify(self.settings.verify_every), name="verify packages")
                 tasks.create_task(self._edges.bus.run(self._host_of, self._problem), name="bus")
@@ -143,41 +145,13 @@ class Agent:
 
         For after `run` has ended: a running agent would heal them.
         """
-        keeper = self._edges.keeper
-        for row in await keeper.rows():
-            if row.state not in (ReplicaState.STOPPED, ReplicaState.FAILED):
-                await keeper.stop(row.replica)
-        left: tuple[str, ...] = ()
-        for _ in range(int(timeout / 0.05)):
-            rows = await keeper.rows()
-            left = tuple(r.replica for r in rows if r.state not in (ReplicaState.STOPPED, ReplicaState.FAILED))
-            if not left:
-                break
-            await asyncio.sleep(0.05)
-        for row in await keeper.rows():  # not stopped by somebody's hand: the next agent starts them again
-            if row.replica not in left:
-                await keeper.forget(row.replica)
+        left = await stop_all(self._edges.keeper, timeout)
         await self._leases.give_back(left)
         try:
             await self._registrar.leave()
         except TdieError as error:  # Consul's checks say so by themselves; what runs here must end all the same
             log.warning("entries in Consul stay until their checks lapse", error=str(error))
         return left
-
-    async def _watch_keeper(self) -> None:
-        """What the keeper says of itself is a problem of this node while it lasts."""
-        known: set[str] = set()
-        while True:
-            try:
-                found = dict(await self._edges.keeper.problems())
-            except Waiting:
-                found = {}  # that it is away is said by who follows it
-            if not self._limits_wanted():
-                found.pop(SANDBOX_DEGRADED, None)  # nobody asked for limits: nothing is missing
-            for code in known | found.keys():
-                self._problem(code, found.get(code, ""))
-            known = set(found)
-            await asyncio.sleep(KEEPER_LOOK)
 
     def _limits_wanted(self) -> bool:
         orders = self.assignment.replicas if self.assignment else ()

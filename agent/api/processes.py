@@ -3,106 +3,23 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated
 
 from fastapi import APIRouter, Query, Response
 from fastapi.responses import PlainTextResponse, StreamingResponse
-from pydantic import BaseModel, ConfigDict, Field
-from pydantic.alias_generators import to_camel
 
 from agent import logfiles, machine
+from agent.api.following import follow
 from agent.api.packages import NodePackages
+from agent.api.process_models import Begun, Killed, Process, ProcessStats, StartByHand, Used
 from agent.errors import Missing
 from agent.node import Agent
 from agent.packages.names import kebab_case
 from agent.sdk.message import correlation
 from agent.steps import is_by_hand
 from agent.wire import PublisherSpec, ReplicaSpec, ReplicaStatus, Resources
-
-_CAMEL = ConfigDict(frozen=True, extra="forbid", alias_generator=to_camel, populate_by_name=True)
-
-
-class Used(BaseModel):
-    """What one process uses: bytes, seconds of processor time, threads."""
-
-    model_config = _CAMEL
-    memory: int
-    cpu_seconds: float
-    threads: int
-
-
-class Process(ReplicaStatus):
-    """One host: who owns it, and what its process uses."""
-
-    package_name: str
-    settings_id: str
-    owner: Literal["git", "manual"]
-    used: Used | None = None
-
-
-class ProcessStats(BaseModel):
-    """Figures of one running process."""
-
-    model_config = _CAMEL
-    pid: int
-    package_name: str
-    settings_id: str
-    started_at: str
-    restarts: int
-    used: Used
-
-
-class PublisherByHand(BaseModel):
-    """The way a host's messages leave it."""
-
-    model_config = _CAMEL
-    package_name: str = Field(max_length=200)
-    version: str | None = Field(default=None, max_length=128)
-    settings: dict[str, Any] = Field(default_factory=dict)
-
-
-class ResourcesByHand(BaseModel):
-    """Upper bounds: cores, and bytes of memory."""
-
-    model_config = _CAMEL
-    cpu: float | None = Field(default=None, gt=0, le=100_000, allow_inf_nan=False)
-    memory: int | None = Field(default=None, ge=1 << 20, lt=1 << 62)
-
-
-class StartByHand(BaseModel):
-    """How a host that people start is set up; its settings lie over the package's defaults."""
-
-    model_config = _CAMEL
-    version: str | None = Field(default=None, max_length=128, description="Default is the current one.")
-    settings: dict[str, Any] = Field(default_factory=dict)
-    publisher: PublisherByHand | None = None
-    env: dict[str, str] = Field(default_factory=dict)
-    resources: ResourcesByHand = Field(default_factory=lambda: ResourcesByHand())
-    auto_start: bool = Field(
-        default=True, description="False: it loads nothing until it is configured and started through its own API."
-    )
-
-
-class Begun(BaseModel):
-    """A host that was started by hand; `settingsId` finds it again."""
-
-    model_config = _CAMEL
-    package_name: str
-    package_version: str
-    settings_id: str
-    state: str
-    pid: int | None
-    port: int
-    url: str
-
-
-class Killed(BaseModel):
-    """Hosts that are being stopped."""
-
-    model_config = _CAMEL
-    replicas: list[str]
 
 
 def process_routes(agent: Agent, packages: NodePackages) -> APIRouter:
@@ -159,12 +76,14 @@ def process_routes(agent: Agent, packages: NodePackages) -> APIRouter:
 
     @router.get("/processes/{replica}/logs", response_class=PlainTextResponse)
     async def logs(
-        replica: str, lines: Annotated[int, Query(ge=1, le=100_000)] = 200, follow: bool = False
+        replica: str,
+        lines: Annotated[int, Query(ge=1, le=100_000)] = 200,
+        follow_on: Annotated[bool, Query(alias="follow")] = False,
     ) -> Response:
         """The last lines of a replica's log; with `follow` also those to come."""
         path = Path(agent.log_path(replica))
-        if follow:
-            return StreamingResponse(_follow(path, lines), media_type="text/plain; charset=utf-8")
+        if follow_on:
+            return StreamingResponse(follow(path, lines), media_type="text/plain; charset=utf-8")
         return PlainTextResponse(await asyncio.to_thread(logfiles.tail, path, lines))
 
     @router.get("/processes/{package_name}/{process}")
@@ -258,25 +177,3 @@ async def _killed(agent: Agent, rows: Iterable[ReplicaStatus]) -> Killed:
     names = [row.replica for row in rows if row.replica in agent.table.rows]
     await asyncio.gather(*(agent.kill(name) for name in names))
     return Killed(replicas=names)
-
-
-async def _follow(path: Path, lines: int) -> AsyncIterator[str]:
-    """The end of the file, then what is appended; a file that was begun anew is read from its start."""
-    at = await asyncio.to_thread(logfiles.size_of, path)
-    yield await asyncio.to_thread(logfiles.tail, path, lines)
-    while True:
-        await asyncio.sleep(0.25)
-        text, at = await asyncio.to_thread(_appended, path, at)
-        if text:
-            yield text
-
-
-def _appended(path: Path, at: int) -> tuple[str, int]:
-    try:
-        with path.open("rb") as file:
-            size = file.seek(0, 2)
-            file.seek(at if size >= at else 0)
-            data = file.read(1 << 20)
-            return data.decode(errors="replace"), file.tell()
-    except FileNotFoundError:
-        return "", 0

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 
 from agent.keeper.sandbox import DEGRADED
-from agent.node import KEEPER_LOOK
+from agent.keeper_care import KEEPER_LOOK
 from reconciler.simulation import virtual
 from reconciler.simulation.world import World
 
