@@ -18,7 +18,7 @@ from agent.packages.manager import PackageManager
 from agent.packages.names import kebab_case
 from agent.packages.protocol import Installed
 from agent.packages.records import PackageRecords
-from agent.packages.settings import check_depth, overlaid
+from agent.packages.settings import check_depth, check_keys, overlaid
 from agent.packages.store import PackageStore
 from agent.steps import in_use
 
@@ -62,13 +62,18 @@ class NodePackages:
         return {"deleted": [str(package) for package in gone]}
 
     async def configured(
-        self, name: str, version: str | None, given: Mapping[str, Any]
+        self, name: str, version: str | None, given: Mapping[str, Any], *, whole: bool = True
     ) -> tuple[Installed, dict[str, Any]]:
-        """A package that is here, and settings over its defaults. Missing (PKG_UNKNOWN)."""
+        """A package that is here, and settings over its defaults; `whole` when no more will be given.
+
+        Missing (PKG_UNKNOWN); Invalid (SETTING_UNKNOWN, SETTING_MISSING, TOO_DEEP).
+        """
         check_depth(given)
         found = await asyncio.to_thread(self.manager.current, name, version)
         manifest = await asyncio.to_thread(self.store.manifest, found.package.digest)
-        return found, overlaid(manifest.default_configuration, given)
+        settings = overlaid(manifest.default_configuration, given)
+        check_keys(manifest.settings_schema, settings, whole=whole)
+        return found, settings
 
     async def _changed(self) -> None:
         self.installer.look_at_records(await asyncio.to_thread(self.records.all))

@@ -104,7 +104,7 @@ def process_routes(agent: Agent, packages: NodePackages) -> APIRouter:
 
 
 async def _spec(packages: NodePackages, name: str, body: StartByHand) -> ReplicaSpec:
-    found, settings = await packages.configured(name, body.version, body.settings)
+    found, settings = await packages.configured(name, body.version, body.settings, whole=body.auto_start)
     publisher = None
     if (given := body.publisher) is not None:
         way, way_settings = await packages.configured(kebab_case(given.package_name), given.version, given.settings)

@@ -30,3 +30,22 @@ def check_depth(value: Any) -> None:
             item.values() if isinstance(item, Mapping) else item for item in level if isinstance(item, Mapping | list)
         ]
         level = [item for items in inner for item in items]
+
+
+def check_keys(schema: Mapping[str, Any] | None, settings: Mapping[str, Any], *, whole: bool = True) -> None:
+    """Raises Invalid for a setting the package does not know, and, when these are all, for one that it needs.
+
+    Controllers check settings by the whole schema; a node, which has no library for that, checks what people get wrong most.
+    """
+    known = schema.get("properties") if schema else None
+    if schema is None or not isinstance(known, Mapping):
+        return
+    closed = schema.get("additionalProperties") is False and not schema.get("patternProperties")
+    if closed and (unknown := sorted(set(settings) - set(known))):
+        raise Invalid(
+            f"the package knows no setting '{unknown[0][:100]}'; it knows {', '.join(sorted(known)) or 'none'}",
+            code="SETTING_UNKNOWN",
+        )
+    required = schema.get("required")
+    if whole and isinstance(required, list) and (lacking := [key for key in required if key not in settings]):
+        raise Invalid(f"the setting '{lacking[0]}' is missing", code="SETTING_MISSING")

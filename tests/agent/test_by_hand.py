@@ -109,6 +109,13 @@ async def test_from_start_to_prune(program: Program, client: NodeClient, http: h
     three = await started(http)
     assert three["settingsId"] not in of_hand(again)
 
+    # One that cannot run waits for its next restart, and is gone when somebody ends it.
+    four = await started(http, settings={"seconds": "nonsense"})
+    name = four["settingsId"]
+    await report_when(client, program.api, lambda report: of_hand(report).get(name) == ("Backoff", None))
+    assert (await http.put(f"/api/node/processes/sleeper/{name}/kill")).status_code == 202
+    await report_when(client, program.api, lambda report: name not in of_hand(report))
+
     # By hand they end for good; a crash is restarted by the usual policy before.
     killed = await http.put(f"/api/node/processes/sleeper/{three['pid']}/kill")
     assert (killed.status_code, killed.json()) == (202, {"replicas": [three["settingsId"]]})

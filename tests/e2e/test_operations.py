@@ -109,7 +109,7 @@ NODE = (
     Row("GET", "/packages/{packageName}/configuration", 200, lambda a, k: a["packageVersion"] == "1.1.0",
         (unknown("/packages/nobody/configuration"), stranger())),
     Row("PUT", "/processes/{packageName}/start", 201, remember("settingsId", "pid", "port", "url"),
-        (unknown("/processes/nobody/start"), (Ask(say={"settings": 7}), 422, "INVALID")),
+        (unknown("/processes/nobody/start"), (Ask(say={"settings": {"wrod": "x"}}), 422, "SETTING_UNKNOWN")),
         Ask(say={"settings": {"word": "hand"}})),
     Row("GET", "/processes", 200, lambda a, k: {"nap", "sleeper", "file-watcher"} <= names(a),
         (stranger(), wrong_method("POST"))),
