@@ -62,7 +62,13 @@ def http_client(*, verify: ssl.SSLContext | None = None, timeout: httpx.Timeout 
         trust_env=False,
         timeout=timeout or httpx.Timeout(ANSWER, connect=CONNECT),
         follow_redirects=False,
+        event_hooks={"request": [_correlated]},
     )
+
+
+async def _correlated(request: httpx.Request) -> None:
+    """What is asked on behalf of a request carries its id on."""
+    request.headers.setdefault(HEADER, current())
 
 
 _contexts: list[ssl.SSLContext] = []
@@ -129,7 +135,9 @@ class NodeClient:
         wait: float = 0.0,
         joined: str = "",
     ) -> httpx.Response:
-        headers = {HEADER: joined or current(), **({"Content-Type": "application/json"} if body is not None else {})}
+        headers = {"Content-Type": "application/json"} if body is not None else {}
+        if joined:
+            headers[HEADER] = joined
         if token := self._token():
             headers["Authorization"] = f"Bearer {token}"
         timeout = httpx.Timeout(ANSWER, connect=CONNECT, read=ANSWER + wait)

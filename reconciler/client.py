@@ -8,6 +8,7 @@ from typing import Any
 
 import httpx
 
+from agent.correlation import HEADER, current
 from agent.errors import Denied, Invalid, Missing, Refused, TdieError, Waiting
 
 _KINDS: dict[int, type[TdieError]] = {401: Denied, 403: Denied, 404: Missing, 409: Refused, 422: Invalid, 503: Waiting}
@@ -21,7 +22,7 @@ class MasterClient:
 
     def __init__(self, api: str, token: str | None = None) -> None:
         self.api = api.rstrip("/")
-        headers = {"Authorization": f"Bearer {token}"} if token else {}
+        headers = {HEADER: current(), **({"Authorization": f"Bearer {token}"} if token else {})}
         self._http = httpx.Client(base_url=self.api, headers=headers, timeout=httpx.Timeout(15.0), trust_env=False)
 
     def __enter__(self) -> MasterClient:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import re
 import socket
 import time
 from collections.abc import AsyncIterator
@@ -31,6 +32,7 @@ from agent.packages.pack import pack
 from agent.packages.records import PackageRecords
 from agent.packages.store import PackageStore
 from agent.refusals import StaleLeader
+from agent.sdk.message import correlation
 from agent.tokens import TokenFile, check_bind
 from agent.wire import Assignment, Claim, PackageOrder, PackageRef, ReplicaOrder, ReplicaSpec, content_digest
 from reconciler.simulation.hosts import Machine, SimInstaller, SimKeeper, SimPorts, SimProber
@@ -289,3 +291,29 @@ async def test_an_upload_that_is_no_package_changes_nothing(
         assert answer.headers["content-type"] == "application/problem+json"
     assert running.packages.store.installed() == {}
     assert [entry.name for entry in running.packages.store.root.iterdir()] == []
+
+
+async def test_what_is_asked_for_somebody_carries_the_id_of_the_request_on(client: NodeClient) -> None:
+    heard: list[str] = []
+
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        heard.append((await reader.readuntil(b"\r\n\r\n")).decode().lower())
+        writer.write(b"HTTP/1.1 503 no\r\nContent-Length: 0\r\nConnection: close\r\n\r\n")
+        await writer.drain()
+        writer.close()
+
+    async with await asyncio.start_server(answer, "127.0.0.1", 0) as server:
+        url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+        before = correlation.set("asked-by-somebody")
+        try:
+            with pytest.raises(Waiting):
+                await client.logs(url, "web.0", 1)
+        finally:
+            correlation.reset(before)
+        with pytest.raises(Waiting):
+            await client.assign(url, assignment(1))
+        with pytest.raises(Waiting):
+            await client.logs(url, "web.0", 1)
+    ids = [re.findall(r"x-correlation-id: (\S+)", request) for request in heard]
+    assert ids[:2] == [["asked-by-somebody"], ["2.1"]]
+    assert re.fullmatch("[0-9a-f]{32}", ids[2][0])
