@@ -65,7 +65,13 @@ class OwnKeeper(KeeperClient):
             return await super().rows()
         except Waiting:
             await (await ensure_keeper(self._data)).aclose()
-            return await super().rows()
+            rows = await super().rows()
+            found = [row.replica for row in rows if row.pid]
+            if found:
+                log.warning(
+                    "a new keeper looks after them", code="ORPHAN_RECOVERED", replicas=found[:20], hosts=len(found)
+                )
+            return rows
 
 
 class ApiServer(uvicorn.Server):

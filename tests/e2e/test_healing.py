@@ -69,6 +69,7 @@ def test_hosts_outlive_their_keeper(shared: System) -> None:
     until(lambda: set(shared.processes("agent.keeper", "n2")) - {old}, "a new keeper", seen=shared.logs)
     assert shared.settled() == before
     assert all(alive(pid) for pid in before.values())
+    until(lambda: shared.said("n2", "a new keeper looks after them"), "it is said which were orphans", seen=shared.logs)
     # The new keeper watches what it did not start.
     for victim in sorted(mine):
         kill(before[victim])
