@@ -31,7 +31,7 @@ class NodeSettings:
     replicas: str = ""  # folder in which each replica may have one of its own
     beat_ttl: float = 15.0
     verify_every: float = 3600.0  # between two readings of every installed package
-    look_every: float = 15.0  # between two looks at what processes there are
+    look_every: float = 30.0  # between two looks at what processes there are
     linger: float = 0.005  # between a change and the answer to a waiting reader
     env_by_hand: Mapping[str, str] = field(default_factory=dict)  # of hosts that are started at the node API
     about: Mapping[str, str] = field(default_factory=dict)  # for people: host name, data folder, pid

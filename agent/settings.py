@@ -92,7 +92,7 @@ class AgentSettings(LayeredSettings):
     labels: Mapping[str, str] = Field(default_factory=dict)
     capacity: Capacity = Capacity()
     beat_ttl: float = Field(15.0, ge=1.0)
-    look_every: float = Field(15.0, gt=0, description="Seconds between two looks at what processes there are.")
+    look_every: float = Field(30.0, gt=0, description="Seconds between two looks at what processes there are.")
     packages: PackageSettings = Field(default_factory=lambda: PackageSettings())
     log_size: int = Field(64 << 20, ge=1 << 16, description="Bytes of a replica's log before it is begun anew.")
     log_parts: int = Field(3, ge=0, le=100, description="Older parts of each log that stay.")
