@@ -19,8 +19,17 @@ from agent.packages.digest import read_folder
 from agent.packages.pack import pack
 from tests.agent.programs import Program, programs
 from tests.conftest import ConsulServer
+from tests.wheels import wheel
 
 BASE = "/api/componentHost"
+NEEDS = """
+import tdielib
+from agent.sdk import Component
+
+class Needs(Component):
+    async def start(self):
+        assert tdielib.VERSION == 1
+"""
 OWN = """
 from agent.sdk import Component, Settings
 
@@ -144,6 +153,35 @@ async def test_what_is_wrong_stays_readable_until_it_is_right(
         away = await host.get(f"{BASE}/packages/configuration")
         assert (away.status_code, away.json()["code"]) == (503, "AGENT_AWAY")
         assert (await host.get("/readyz")).status_code == 200
+
+
+async def test_packages_with_dependencies_are_set_up_in_a_process_of_their_own(node: httpx.AsyncClient) -> None:
+    file, data = wheel("tdielib", "1.0", {"tdielib.py": "VERSION = 1"})
+    manifest = {
+        "name": "needs", "version": "1.0.0", "componentType": "tdie_needs:Needs", "contentRoot": ".",
+        "dependencies": ["tdielib==1.0"],
+    }  # fmt: skip
+    content = {
+        "manifest.json": (json.dumps(manifest).encode(), False),
+        "tdie_needs.py": (NEEDS.encode(), False),
+        f"dependencies/{file}": (data, False),
+    }
+    made = await node.post("/api/node/packages", content=pack(content), headers=ZIP, timeout=120)
+    assert made.status_code == 201, made.text
+    usual = (await node.put("/api/node/processes/file-watcher/start", json={"autoStart": False})).json()
+    own = (await node.put("/api/node/processes/needs/start", json={"autoStart": False})).json()
+    async with httpx.AsyncClient(trust_env=False, timeout=30) as http:
+        path = f"{BASE}/services/component/needs/init"
+        refused = await http.put(usual["url"] + path, json={"settings": {}})
+        assert (refused.status_code, refused.json()["code"]) == (409, "OTHER_ENVIRONMENT")
+        assert (await http.put(own["url"] + path, json={"settings": {"a": 1}})).json()["state"] == "Configured"
+        listed = (await http.get(f"{own['url']}{BASE}/packages/configuration")).json()  # by borrowed libraries
+        assert {each["packageName"] for each in listed} == {"file-watcher", "basic-publisher", "needs"}
+        again = await http.post(f"{own['url']}{BASE}/packages", content=pack(content), headers=ZIP)
+        assert (again.status_code, again.json()["code"]) == (409, "PKG_EXISTS")
+        assert states((await http.put(f"{own['url']}{BASE}/services/start")).json()) == ("Started", "Started")
+        assert "tdie_host_healthy 1" in (await http.get(f"{own['url']}/metrics")).text
+        assert "services/start" in (await http.get(f"{own['url']}/docs")).text
 
 
 async def _line(file: Path) -> dict[str, Any]:
