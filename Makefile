@@ -1,7 +1,7 @@
 # Everything a fresh machine with Git, make and Python 3.11 needs. `make demo` and `make test` do all the set-up.
 PYTHON ?= python3
 BIN := .venv/bin
-.PHONY: demo demo-check test bench sim lint types imports schemas check pins clean
+.PHONY: demo demo-check test bench sim lease-rounds lint types imports schemas check pins clean
 
 .venv/.ready: requirements-dev.txt pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "tdie needs Python 3.11 or later: make PYTHON=...")'
@@ -25,6 +25,9 @@ bench: .venv/.ready
 
 sim: .venv/.ready           ## seeded histories of the whole system with faults, on virtual time
 	$(BIN)/python -m reconciler.simulation --seeds 200
+
+lease-rounds: .venv/.ready  ## trouble for a strict lease with real processes and a real Consul, seen by an outside witness
+	$(BIN)/python -m tests.e2e.rounds --rounds 50
 
 lint: .venv/.ready
 	$(BIN)/ruff check .

@@ -7,7 +7,7 @@ from datetime import datetime
 
 from agent import keys
 from agent.consul.protocol import Check, CheckState, Service
-from agent.wire import LeaseStatus, ReplicaState, ReplicaStatus
+from agent.wire import ReplicaState, ReplicaStatus
 
 REPLICA_TTL = 86_400.0  # written only on change; passed again well within it
 
@@ -46,25 +46,10 @@ def sentence(row: ReplicaStatus, since: datetime) -> str:
         parts.append(f"commit {row.commit[:8]}")
     parts.append(f"{row.restarts} restart{'' if row.restarts == 1 else 's'}")
     if row.lease is not None:
-        parts.append(lease_words(row.lease))
+        parts.append(str(row.lease))
     if row.last_error:
         parts.append(f"last error: {' '.join(row.last_error.split())[:400]}")
     return ", ".join(parts)
-
-
-def lease_words(lease: LeaseStatus) -> str:
-    """Where a node is with a replica's lease, for people; nothing in it changes by itself."""
-    match lease.state:
-        case "held":
-            return f"holds its lease ({lease.token})" if lease.token else "takes its lease up again"
-        case "waiting" if lease.holder:
-            return f"waits for its lease, held by {lease.holder}"
-        case "waiting":
-            return f"waits for its lease ({lease.code})"
-        case "ending":
-            return f"lost its lease ({lease.code}) and is being ended"
-        case "fenced":
-            return f"FENCED: without a lease ({lease.code}), and nothing of it is left"
 
 
 def entry(row: ReplicaStatus, *, cluster: str, node: str, address: str, since: datetime) -> Entry:

@@ -278,6 +278,25 @@ class LeaseStatus(Told):
     until: float | None = None
     token: str = ""  # while held: epoch.index, which only grows from holder to holder
 
+    @property
+    def missing(self) -> bool:
+        """Whether the replica may not run on this node now."""
+        return self.state != "held"
+
+    def __str__(self) -> str:
+        """For people; nothing in it changes by itself."""
+        match self.state:
+            case "held":
+                return f"holds its lease ({self.token})" if self.token else "takes its lease up again"
+            case "waiting" if self.holder:
+                return f"waits for its lease, held by {self.holder}"
+            case "waiting":
+                return f"waits for its lease ({self.code})"
+            case "ending":
+                return f"lost its lease ({self.code}) and is being ended"
+            case "fenced":
+                return f"FENCED, without a lease ({self.code}) and nothing of it is left"
+
 
 class ReplicaStatus(Told):
     """One replica as its node sees it. Times are seconds on the node's boot clock."""

@@ -28,7 +28,7 @@ def status(board: Board, git: str, now: Monotonic) -> dict[str, Any]:
         "error": board.error,
         "git": _git(board, git, now),
         "nodes": [node(view, desired, now) for view in observed.nodes.values()] if observed else [],
-        "instances": instances(desired, observed, plan) if desired and observed and plan else [],
+        "instances": instances(desired, observed, plan, now) if desired and observed and plan else [],
         "changes": changes(plan, plan.changes) if plan else [],
         "plan": plan.digest if plan else "",
         "warnings": [*(plan.warnings if plan else ()), *(observed.warnings if observed else ())],
@@ -92,7 +92,9 @@ def node(view: NodeView, desired: DesiredState | None, now: Monotonic) -> dict[s
     }
 
 
-def instances(desired: DesiredState, observed: ObservedState, plan: Plan) -> list[dict[str, Any]]:
+def instances(
+    desired: DesiredState, observed: ObservedState, plan: Plan, now: Monotonic | None = None
+) -> list[dict[str, Any]]:
     """One row per instance, wanted or still running, in name order."""
     running: dict[str, list[tuple[NodeView, ReplicaView]]] = defaultdict(list)
     for view in observed.nodes.values():
@@ -113,6 +115,7 @@ def instances(desired: DesiredState, observed: ObservedState, plan: Plan) -> lis
             running[name],
             holds[name],
             pending[name],
+            now,
         )
         for name in names
     ]
@@ -125,6 +128,7 @@ def _instance(
     rows: list[tuple[NodeView, ReplicaView]],
     holds: list[Hold],
     changes: int,
+    now: Monotonic | None,
 ) -> dict[str, Any]:
     alive = [row for view, row in rows if view.presence is Presence.ALIVE]
     current = [row for row in alive if spec is not None and row.spec_hash == spec.spec_hash]
@@ -139,7 +143,7 @@ def _instance(
         "changes": changes,
         "holds": sorted({f"{hold.reason.value}: {hold.detail}" for hold in holds}),
         "lastError": next((row.last_error for row in alive if row.last_error and not row.healthy), ""),
-        "replicas": [replica(view, row) for view, row in sorted(rows, key=lambda pair: pair[1].replica)],
+        "replicas": [replica(view, row, now) for view, row in sorted(rows, key=lambda pair: pair[1].replica)],
     }
 
 
@@ -160,8 +164,8 @@ def wanted(name: str, desired: DesiredState, observed: ObservedState) -> int:
     return (spec.per_node or 0) * matching
 
 
-def replica(view: NodeView, row: ReplicaView) -> dict[str, Any]:
-    """One replica as people see it."""
+def replica(view: NodeView, row: ReplicaView, now: Monotonic | None = None) -> dict[str, Any]:
+    """One replica as people see it; with `now` also how long a wait for its lease may still last."""
     return {
         "name": row.replica,
         "instance": row.instance,
@@ -174,8 +178,24 @@ def replica(view: NodeView, row: ReplicaView) -> dict[str, Any]:
         "restarts": row.restarts,
         "startedAt": row.started_at,
         "lastError": row.last_error,
+        "lease": _lease(row, now),
         "commit": row.commit,
         "spec": row.spec_hash[:12],
+    }
+
+
+def _lease(row: ReplicaView, now: Monotonic | None) -> dict[str, Any] | None:
+    lease = row.lease
+    if lease is None:
+        return None
+    left = None if now is None or lease.until is None else round(max(0.0, lease.until - now), 1)
+    return {
+        "state": lease.state,
+        "code": lease.code,
+        "holder": lease.holder,
+        "token": lease.token,
+        "for": left,
+        "text": f"{lease}" + (f", {left:g} s at most" if left else ""),
     }
 
 
@@ -203,13 +223,13 @@ def _change(one: Change, hold: Hold | None) -> dict[str, Any]:
     }
 
 
-def explain(board: Board, subject: str) -> dict[str, Any]:
+def explain(board: Board, subject: str, now: Monotonic) -> dict[str, Any]:
     """Everything known about one instance, replica or node: what is wanted, what is there, why nothing moves."""
     desired, observed, plan = board.desired, board.observed, board.plan
     if not (desired and observed and plan):
         return {}
     found = [
-        replica(view, row)
+        replica(view, row, now)
         for view in observed.nodes.values()
         for row in view.replicas.values()
         if subject in (row.replica, row.instance, view.name)
@@ -245,6 +265,7 @@ def _wanted(spec: InstanceSpec) -> Mapping[str, Any]:
         "dependsOn": [d.instance for d in spec.depends_on],
         "wave": spec.wave,
         "suspended": spec.suspend,
+        "lease": spec.policy.lease,
         "spec": spec.spec_hash[:12],
         **count,
     }

@@ -11,7 +11,7 @@ from typing import Any
 
 from agent.errors import TdieError
 from agent.host.loading import CannotLoad
-from agent.host.members import Members, quietly
+from agent.host.members import Members, quietly, token
 from agent.host.objects import Objects, Role
 from agent.host.states import Call, HostState, WrongState, after
 from agent.keeper import codec
@@ -93,6 +93,9 @@ class Host:
     def adjust(self, order: HostOrder) -> None:
         """What of this order is policy counts from now on; what runs is not touched."""
         self.order = order
+        for role in Role:
+            if (member := self.objects.get(role)) is not None:
+                member._binding.lease = token(order)
         if self.members is not None and self.members.checkup is not None:
             self.members.checkup.take(order)
         self._told()

@@ -13,6 +13,7 @@ from agent.host.injection import Services, construct
 from agent.host.loading import load
 from agent.keeper.protocol import Code, HostOrder
 from agent.sdk.extension import Binding, Component, Deliver, Extension, MessagePublisher, ObjectState
+from agent.sdk.lease import LeaseToken
 from agent.sdk.message import Message, Subscription, correlation
 from agent.sdk.settings import PublisherSettings, Settings
 
@@ -228,7 +229,13 @@ def _binding(order: HostOrder, code: Code, kind: type[Settings], changed: Callab
         log=logging.getLogger(f"{logger}.{code.name}" if code.name else logger),
         changed=changed,
         data=order.data,
+        lease=token(order),
     )
+
+
+def token(order: HostOrder) -> LeaseToken | None:
+    """The token of the order's lease."""
+    return LeaseToken(order.lease.epoch, order.lease.index) if order.lease else None
 
 
 def _name(code: Code) -> str:

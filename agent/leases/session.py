@@ -11,7 +11,7 @@ import structlog
 from agent import keys
 from agent.clock import Clock
 from agent.consul.protocol import Consul, KeyValue, SessionGone
-from agent.errors import Denied, TdieError
+from agent.errors import Refused, TdieError
 from agent.keeper.protocol import Keeper
 from agent.leases.values import EPOCH_LOST, EXPIRED, REVOKED, Remembered, forgotten
 from agent.ledger import Ledger
@@ -19,6 +19,7 @@ from agent.wire import LeaseFigures
 
 log = structlog.get_logger("leases")
 
+NOT_GIVEN = "LEASE_REFUSED"  # Consul gives no session with these figures (`session_ttl_min` is 10s unless it says so)
 AGAIN = 1.0  # seconds between tries to renew: an election is over sooner than a lease
 
 
@@ -111,7 +112,7 @@ class Session:
 
     async def leave(self) -> None:
         """The session is over, if there is one; what it holds is free after its lock-delay."""
-        held, self._held, self.renewals = self._held, None, 0
+        held, self._held, self.renewals, self._lapsed = self._held, None, 0, True
         if held is None:
             return
         self.generation += 1
@@ -135,6 +136,7 @@ class Session:
         except (TdieError, TimeoutError) as error:
             self._trouble(error)
             return min(AGAIN, figures.renew_every)
+        self._problem(NOT_GIVEN, "")
         await self._extend()
         self._moved()
         return figures.renew_every
@@ -213,5 +215,6 @@ class Session:
         return AGAIN if self._lapsed else max(0.0, self._end() - self._clock.now())
 
     def _trouble(self, error: BaseException) -> None:
-        kind = "denied" if isinstance(error, Denied) else "unreachable"
-        log.debug("lease session not renewed", kind=kind, error=str(error))
+        if isinstance(error, Refused):  # neither away nor against us: these figures are not for this Consul
+            self._problem(NOT_GIVEN, error.detail)
+        log.debug("lease session not renewed", error=str(error))

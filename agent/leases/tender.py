@@ -234,7 +234,7 @@ class Tender:
             await self._say_and_wait(LeaseStatus(state="waiting", code=EPOCH_LOST), AGAIN)
             return
         session.saw_epoch(epoch)
-        token = next_token(read_record(entry), int(epoch.value), entry.lock_index)
+        token = next_token(read_record(entry), int(epoch.value), entry)
         generation, renewal, lapses = session.generation, session.renewals, session.lapses
         if await self._acquire(self._record(entry.lock_index, token)):
             self._hold(Held(entry.lock_index, token, generation, renewal, lapses))
@@ -377,7 +377,7 @@ class Tender:
 
     def _hold(self, held: Held) -> None:
         self._held, self._lost, self._lock, self._sight = held, "", None, None
-        log.info("lease held", replica=self._replica, token=str(held.token))
+        log.info("lease held", replica=self._replica, number=str(held.token))
         self._world.changed(self._replica)
 
     def _say(self, status: LeaseStatus) -> None:

@@ -83,10 +83,16 @@ def wait_after(entry: KeyValue | None, figures: LeaseFigures) -> float:
     return max(figures.lock_delay, record.lock_delay if record else 0.0)
 
 
-def next_token(before: Record | None, epoch: int, lock_index: int) -> Token:
-    """The token of a new holder. A key that was written over or deleted counts anew, so the last token counts too."""
-    now = Token(epoch, lock_index)
-    if before is None or before.token < now:
+def next_token(before: Record | None, epoch: int, entry: KeyValue) -> Token:
+    """The token of a new holder, whose lock this entry is.
+
+    A key that was written over or deleted counts anew, so the last token counts too. Where none is known, the index of Consul's
+    log does: every lock that ever was took one of them.
+    """
+    if before is None or before.token == Token():
+        return Token(epoch, entry.modify_index)
+    now = Token(epoch, entry.lock_index)
+    if before.token < now:
         return now
     return Token(before.token.epoch, before.token.index + 1)
 

@@ -15,6 +15,7 @@
 
 from agent.sdk.errors import SettingsError
 from agent.sdk.extension import Component, Deliver, Extension, InstanceId, MessagePublisher, ObjectState
+from agent.sdk.lease import LeaseToken
 from agent.sdk.message import Message, MessageInvalid, Subscription, derived_id
 from agent.sdk.payload import decoded, encoded
 from agent.sdk.periodic import periodic
@@ -27,6 +28,7 @@ __all__ = [
     "Deliver",
     "Extension",
     "InstanceId",
+    "LeaseToken",
     "Message",
     "MessageInvalid",
     "MessagePublisher",

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, NewType, TypeAlias
 
 from agent.errors import Missing, Refused
+from agent.sdk.lease import LeaseToken
 from agent.sdk.message import Message, Subscription
 from agent.sdk.settings import Settings
 
@@ -65,6 +66,7 @@ class Binding:
     cause: str = ""
     failure: Failure | None = None
     data: str = ""
+    lease: LeaseToken | None = None
     changed: Callable[[], None] | None = None
     tasks: set[asyncio.Task[Any]] = field(default_factory=set)
 
@@ -113,6 +115,11 @@ class Extension(ABC):
     def cause(self) -> str:
         """Why the state is Errored, in one line; empty otherwise."""
         return self._binding.cause
+
+    @property
+    def lease(self) -> LeaseToken | None:
+        """The token of the lease under which this replica runs, to give along with every write; None without a lease."""
+        return self._binding.lease
 
     @property
     def data_folder(self) -> Path:

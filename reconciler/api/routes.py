@@ -133,7 +133,7 @@ def routes(loop: Loop, packages: PackageSource, nodes: NodeApi, clock: Clock, gi
     async def explain(subject: str) -> dict[str, Any]:
         if board.plan is None:
             raise not_ready(board)
-        doc = answers.explain(board, subject)
+        doc = answers.explain(board, subject, clock.now())
         if not doc.get("known"):
             raise Missing(f"nothing is called {subject}", hint="name an instance, a replica or a node")
         return doc

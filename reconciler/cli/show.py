@@ -131,11 +131,11 @@ def replicas(rows: list[dict[str, Any]]) -> list[str]:
             str(row["pid"] or "-"),
             str(row["port"] or "-"),
             str(row["restarts"]),
-            row["lastError"][:60],
+            (row["lease"]["text"] if row.get("lease") and row["lease"]["state"] != "held" else row["lastError"])[:80],
         ]
         for row in rows
     ]
-    return table(cells, ["REPLICA", "NODE", "STATE", "PACKAGE", "PID", "PORT", "RESTARTS", "LAST ERROR"])
+    return table(cells, ["REPLICA", "NODE", "STATE", "PACKAGE", "PID", "PORT", "RESTARTS", "LAST ERROR, OR LEASE"])
 
 
 def explanation(doc: dict[str, Any]) -> str:
@@ -146,12 +146,16 @@ def explanation(doc: dict[str, Any]) -> str:
         lines.append(f"{wanted['instance']}: {count} of {wanted['package']}, written at {wanted['written']}")
         extra = [f"where {wanted['where']}"] if wanted["where"] else []
         extra += [f"after {', '.join(wanted['dependsOn'])}"] if wanted["dependsOn"] else []
+        extra += [f"lease {wanted['lease']}"] if wanted.get("lease", "none") != "none" else []
         extra += ["suspended"] if wanted["suspended"] else []
         lines += [f"  {'; '.join(extra)}"] if extra else []
     if doc["node"]:
         lines += nodes([doc["node"]])
     if doc["replicas"]:
         lines += ["", *replicas(doc["replicas"])]
+        lines += [
+            f"  {row['name']} on {row['node']} {row['lease']['text']}" for row in doc["replicas"] if row.get("lease")
+        ]
     lines.append("")
     if not doc["changes"]:
         lines.append("Nothing to change: what runs is what Git asks for.")

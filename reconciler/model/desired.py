@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
-from agent.wire import Capacity, PackageRef, ReplicaPolicy, ReplicaSpec
+from agent.wire import USUAL_LEASES, Capacity, LeaseFigures, PackageRef, ReplicaPolicy, ReplicaSpec
 from reconciler.model.windows import SyncWindow
 
 
@@ -130,6 +130,7 @@ class ClusterSpec:
     source: SourcePolicy = SourcePolicy()
     sync: SyncPolicy = SyncPolicy()
     failover: FailoverPolicy = FailoverPolicy()
+    leases: LeaseFigures = USUAL_LEASES
     retain_versions: int | None = None  # of each package; None leaves it to the agents' own settings
     retain_history: int = 50
 

@@ -207,9 +207,21 @@ class Failover(Document):
 
 
 class Leases(Document):
-    """Figures of leases."""
+    """How leases are timed: a profile, and what is otherwise than in it. Unsafe figures are refused."""
 
     profile: Literal["default", "fast"] = "default"
+    """`fast` notices sooner and tolerates shorter silences of Consul."""
+    ttl: Seconds | None = None
+    """T: a process is dead this long after the last renewal of its lease."""
+    renew_every: Seconds | None = None
+    http_timeout: Seconds | None = None
+    """Of one renewal."""
+    fence_grace: Seconds | None = None
+    """From SIGTERM to SIGKILL."""
+    kill_slack: Seconds | None = None
+    """From SIGKILL to the deadline."""
+    lock_delay: Annotated[Seconds, Field(le=60)] | None = None
+    """D: nobody gets the lock of a session that ended sooner; at least ttl + killSlack."""
 
 
 class Retention(Document):
@@ -437,7 +449,8 @@ class InstanceBody(Document):
     """What its component receives: from the publisher's broker if that can deliver, else from the bus of the nodes."""
     placement: PlacementBody = PlacementBody()
     lease: Literal["none", "strict", "failsafe"] = "none"
-    """`strict` and `failsafe` are not available in this version."""
+    """`strict`: at most one process of a replica anywhere, also when machines cannot talk to each other; it then stops rather
+    than run twice. `failsafe` is not available in this version."""
     update: Update = Update()
     restart: Restart = Restart()
     health: Health = Health()

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 
 from agent.clock import Monotonic
-from agent.wire import Accepted, Assignment, Capacity, NodeProblem, PackageRef, ReplicaState
+from agent.wire import Accepted, Assignment, Capacity, LeaseStatus, NodeProblem, PackageRef, ReplicaState
 
 
 class Presence(StrEnum):
@@ -35,6 +35,7 @@ class ReplicaView:
     pid: int | None = None
     port: int | None = None
     last_error: str = ""
+    lease: LeaseStatus | None = None  # `until` is on the controller's clock; None: it needs none
     started_at: str = ""
     commit: str = ""
     ordered_hash: str = ""  # the spec its node has accepted for it, which may not be what runs yet

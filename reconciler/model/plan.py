@@ -30,6 +30,7 @@ class Cause(StrEnum):
     NODE_REMOVED = "node-removed"
     DRAIN = "drain"
     ROLLBACK = "rollback"
+    LEASE = "lease"
 
 
 class HoldReason(StrEnum):
@@ -54,6 +55,7 @@ class HoldReason(StrEnum):
     WINDOW_CLOSED = "WINDOW_CLOSED"  # sync.windows
     SELF_HEAL_OFF = "SELF_HEAL_OFF"  # sync.selfHeal: false, and somebody stopped it
     IN_FLIGHT = "IN_FLIGHT"  # sent to the node; its report does not show it yet
+    WAITING_LEASE = "WAITING_LEASE"  # its node waits for its lease, or cannot have one now
     TARGET_STARTING = "TARGET_STARTING"  # a moved replica is not healthy at its new node yet
     MASS_FAILURE = "MASS_FAILURE"  # so many nodes vanished at once that nothing is moved
 

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 
 from agent.clock import Monotonic
-from agent.wire import Assignment, Claimed, ReplicaStatus, Report
+from agent.wire import Assignment, Claimed, LeaseStatus, ReplicaStatus, Report
 from reconciler.model.observed import NodeView, Presence, ReplicaView
 
 
@@ -26,6 +26,7 @@ def replica_view(row: ReplicaStatus, report: Report, now: Monotonic) -> ReplicaV
         last_error=row.last_error,
         started_at=row.started_at,
         commit=row.commit,
+        lease=_lease(row.lease, report, now),
         ordered_hash=row.ordered_hash,
         ordered_since=_here(row.ordered_since, report, now),
     )
@@ -34,6 +35,12 @@ def replica_view(row: ReplicaStatus, report: Report, now: Monotonic) -> ReplicaV
 def _here(moment: float, report: Report, now: Monotonic) -> Monotonic:
     """A moment on the node's boot clock, on ours."""
     return Monotonic(now - max(0.0, report.at - moment))
+
+
+def _lease(lease: LeaseStatus | None, report: Report, now: Monotonic) -> LeaseStatus | None:
+    if lease is None or lease.until is None:
+        return lease
+    return lease.model_copy(update={"until": now + lease.until - report.at})
 
 
 def claimed_view(before: NodeView, answer: Claimed, now: Monotonic) -> NodeView:

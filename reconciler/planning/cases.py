@@ -55,6 +55,16 @@ class World:
     def presence(self, node: str) -> Presence:
         return self.fleet.sites[node].presence
 
+    def forsaken(self, sighting: Sighting) -> bool:
+        """Whether the replica does not run there and will not, as far as can be known: another node may be told to run it.
+
+        Its node is lost; or it has no way to us or to Consul and says itself that it was fenced, and the lock sees to the rest.
+        """
+        site, row = self.fleet.sites[sighting.node], sighting.row
+        if site.presence is Presence.LOST:
+            return True
+        return site.silent and row is not None and row.lease is not None and row.lease.state == "fenced"
+
 
 @dataclass(slots=True)
 class Step:

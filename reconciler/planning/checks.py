@@ -81,7 +81,9 @@ def _one_home_each(world: World, target: NodeTarget, moving: set[str]) -> None:
             continue
         for sighting in world.fleet.of(order.instance).get(order.replica, ()):
             there = world.fleet.sites[sighting.node]
-            if sighting.node != target.node and sighting.entry is not None and (there.alive or there.silent):
+            if sighting.node == target.node or sighting.entry is None or world.forsaken(sighting):
+                continue
+            if there.alive or there.silent:
                 raise PlanBroken(f"{order.replica} would run on {target.node} and on {sighting.node}")
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from agent.wire import ReplicaOrder, ReplicaSpec, ReplicaState
+from agent.wire import LeaseStatus, ReplicaOrder, ReplicaSpec, ReplicaState
 from reconciler.model.desired import InstanceSpec
 from reconciler.model.observed import NodeView
 from reconciler.model.plan import Verdict
@@ -70,6 +70,7 @@ class Astray:
     drift: bool  # it once did, or had time to
     why: str
     given_up: bool = False  # the node waits for a new spec
+    lease: LeaseStatus | None = None  # the one that it waits for
 
 
 def astray(sighting: Sighting, node: NodeView) -> Astray | None:
@@ -92,6 +93,8 @@ def astray(sighting: Sighting, node: NodeView) -> Astray | None:
         same_code = row.package == entry.spec.package
         why = "settings" if same_code else f"package {row.package.version} → {entry.spec.package.version}"
         return Astray(Verdict.RECONFIGURE if same_code else Verdict.REPLACE, False, why)
+    if row.lease is not None and row.lease.missing and row.state in (ReplicaState.PENDING, ReplicaState.STOPPED):
+        return Astray(Verdict.START, False, "ordered", lease=row.lease)
     if row.state is ReplicaState.PENDING:
         return Astray(Verdict.START, False, "its package is being installed")
     if row.state is ReplicaState.STOPPED:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import replace
 
+from agent.clock import Monotonic
 from agent.wire import ReplicaOrder
 from reconciler.model.desired import InstanceSpec
 from reconciler.model.observed import Presence
@@ -34,7 +35,7 @@ def stay_of(world: World, spec: InstanceSpec) -> Stay:
     wanted = wanted_replicas(world, spec)
     stay = Stay(spec, wanted, _homes(world, spec, wanted))
     for name, home in stay.homes.items():
-        if home is None or world.presence(home.node) is Presence.LOST:
+        if home is None or world.forsaken(home):
             continue
         fault = stay.leaving[name] = must_leave(world, spec, home, stay.own)
         if not fault or world.fleet.sites[home.node].silent:
@@ -54,7 +55,7 @@ def examine(world: World, stay: Stay) -> Case:
         home = homes[name]
         if home is None:
             _start(world, spec, case, seats, name, node, None)
-        elif world.presence(home.node) is Presence.LOST:
+        elif world.forsaken(home):
             _start(world, spec, case, seats, name, node, home)
         else:
             if name in stay.staying:
@@ -97,15 +98,20 @@ def _homes(world: World, spec: InstanceSpec, wanted: dict[str, str]) -> Homes:
 
 
 def _home(world: World, sightings: tuple[Sighting, ...]) -> Sighting | None:
-    """The one that counts: not on a lost node if there is another, then the one ordered last."""
+    """The one that counts: not on a lost node if there is another, then who holds the lease, then the one ordered last."""
     found: Sighting | None = None
-    best: tuple[bool, tuple[int, int]] = (False, (-1, -1))
+    best: tuple[bool, bool, tuple[int, int]] = (False, False, (-1, -1))
     for sighting in sightings:
         if sighting.entry is not None:
-            rank = (world.presence(sighting.node) is not Presence.LOST, sighting.entry.ordered)
+            rank = (not world.forsaken(sighting), _holds_lease(sighting), sighting.entry.ordered)
             if found is None or rank > best:
                 found, best = sighting, rank
     return found
+
+
+def _holds_lease(sighting: Sighting) -> bool:
+    row = sighting.row
+    return row is not None and row.lease is not None and row.lease.state == "held"
 
 
 def _start(
@@ -152,6 +158,8 @@ def _no_room(world: World, spec: InstanceSpec, node: str) -> str:
 
 
 def _why_start(world: World, spec: InstanceSpec, name: str, node: str, lost: Sighting | None) -> tuple[Cause, str]:
+    if lost is not None and world.presence(lost.node) is not Presence.LOST:
+        return Cause.LEASE, f"fenced on {lost.node}"
     if lost is not None:
         gone = world.fleet.sites[lost.node].listed
         return (
@@ -230,11 +238,17 @@ def _step(
         step.drops = ((node, home.replica),)
     elif node:
         step.puts = make_order(world, spec, name, node)
+        if verdict is Verdict.MOVE and home.entry is not None and _is_leased(spec, home.entry):
+            step.drops = ((from_node, home.replica),)  # both are told at once: the lease says when the other may start
     elif step.forced and not world.fleet.sites[from_node].silent:
         step.drops = ((from_node, home.replica),)
     elif not world.fleet.sites[from_node].silent:
         step.held(HoldReason.NO_PLACE, fault)
     return step
+
+
+def _is_leased(spec: InstanceSpec, entry: ReplicaOrder) -> bool:
+    return "none" not in (spec.policy.lease, entry.policy.lease)
 
 
 def _stand(spec: InstanceSpec, case: Case, name: str, home: Sighting, silent: bool) -> None:
@@ -249,7 +263,9 @@ def _see_to_it(world: World, spec: InstanceSpec, case: Case, name: str, home: Si
     view = world.view(home.node)
     off = astray(home, view)
     _see_to_policy(world, spec, case, home, keeps_word=off is None or not off.drift)
-    if off is None or entry is None or (off.verdict is Verdict.START and _moving(world, spec, name, home)):
+    if off is None or entry is None:
+        return
+    if off.verdict is Verdict.START and off.lease is None and _moving(world, spec, name, home):
         return
     before = (
         None
@@ -273,6 +289,11 @@ def _see_to_it(world: World, spec: InstanceSpec, case: Case, name: str, home: Si
     failed = view.package_errors.get(entry.spec.package.digest)
     if off.given_up:
         step.held(HoldReason.ROLLOUT_HALTED, f"{home.node} gave up on it, {off.why}; it waits for a new spec", (name,))
+    elif off.lease is not None:
+        lapse = off.lease.until
+        until = None if lapse is None or lapse <= world.now else Monotonic(lapse)
+        on = (off.lease.holder or home.node,)
+        step.held(HoldReason.WAITING_LEASE, f"{name} on {home.node} {off.lease}", on, until)
     elif failed and off.verdict is Verdict.START:
         step.held(HoldReason.PACKAGE_FAILED, f"{home.node} cannot install {entry.spec.package}: {failed}", (home.node,))
     elif off.drift and home.row is not None and not world.desired.cluster.sync.self_heal:

@@ -55,14 +55,14 @@ def _was_there(world: World, step: Step) -> bool:
     if step.change.verdict is not Verdict.START or step.in_flight:
         return False
     unseen = step.hold is not None and step.hold.reason is HoldReason.NODE_SILENT
-    gone = step.change.cause in (Cause.NODE_LOST, Cause.NODE_REMOVED)
+    gone = step.change.cause in (Cause.NODE_LOST, Cause.NODE_REMOVED, Cause.LEASE)
     return unseen or gone or world.may_have_run(step.change.replica)
 
 
 def missed_deadline(standing: Standing, spec: InstanceSpec, now: Monotonic) -> bool:
     """Whether a new replica has failed for good, or was given healthyDeadline and is not healthy."""
     row = standing.row
-    if row is None or row.spec_hash != standing.entry.spec_hash:
+    if row is None or row.spec_hash != standing.entry.spec_hash or _waits(standing):
         return False
     return row.state is ReplicaState.FAILED or now >= row.since + spec.update.healthy_deadline
 
@@ -74,8 +74,13 @@ def _back(standing: Standing, spec: InstanceSpec, now: Monotonic, soak: bool) ->
     return not soak or now >= row.since + spec.update.min_healthy_time
 
 
+def _waits(standing: Standing) -> bool:
+    """Whether it could not have become healthy, because its lease is not held."""
+    return standing.row is not None and standing.row.lease is not None and standing.row.lease.missing
+
+
 def _note_lapses(case: Case, standing: Standing, spec: InstanceSpec, now: Monotonic) -> None:
-    if standing.row is not None and standing.row.spec_hash == standing.entry.spec_hash:
+    if standing.row is not None and standing.row.spec_hash == standing.entry.spec_hash and not _waits(standing):
         after = spec.update.min_healthy_time if standing.healthy else spec.update.healthy_deadline
         lapse = Monotonic(standing.row.since + after)
         if lapse > now:
@@ -88,7 +93,8 @@ def _stalls_at(case: Case, away: list[Standing], spec: InstanceSpec) -> Monotoni
     Only nodes that have accepted the order count, so it does not lapse while a window, an approval or a lock is waited for.
     None while no replica is on its way.
     """
-    ordered = [s.row.ordered_since for s in away if not s.healthy and s.row and s.row.ordered_hash == s.entry.spec_hash]
+    moving = [s for s in away if not s.healthy and not _waits(s)]
+    ordered = [s.row.ordered_since for s in moving if s.row and s.row.ordered_hash == s.entry.spec_hash]
     if not ordered:
         return None
     became_healthy = [s.row.since for s in case.standings if s.new and s.healthy and s.row is not None]

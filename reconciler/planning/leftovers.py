@@ -22,7 +22,7 @@ def leftovers_of_replica(
     for other in world.fleet.of(spec.name).get(name, ()):
         if other is home or world.presence(other.node) is Presence.LOST:
             continue
-        if home is None or world.presence(home.node) is Presence.LOST:
+        if home is None or world.forsaken(home):
             if other.entry is None:
                 _stopping(world, case, other)
             continue
@@ -67,7 +67,14 @@ def _second_copy(
     step = _dropping(world, case, change_step(change, other), other)
     note_deadline(world, case, other.node)
     silent = world.fleet.sites[home.node].silent
-    if step.hold is None and (silent or not home.healthy) and other.healthy and not site.overdue(world.now):
+    leased = other.entry is not None and other.entry.policy.lease != "none"  # the other one starts when this has ended
+    if (
+        step.hold is None
+        and not leased
+        and (silent or not home.healthy)
+        and other.healthy
+        and not site.overdue(world.now)
+    ):
         error = home.row.last_error if home.row is not None else ""
         detail = f"{home.replica} is not healthy on {home.node} yet" + (f": {error}" if error else "")
         if silent:

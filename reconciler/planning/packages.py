@@ -17,7 +17,8 @@ def fetch_first(world: World, case: Case, ahead: Wanted) -> None:
     """
     ready: list[Step] = []
     for step in case.steps:
-        if step.puts is None or step.change.verdict not in (Verdict.REPLACE, Verdict.RECONFIGURE):
+        stops = step.change.verdict in (Verdict.REPLACE, Verdict.RECONFIGURE) or bool(step.drops)
+        if step.puts is None or step.change.verdict is Verdict.RENAME or not stops:
             continue
         if step.hold is None:
             ready.append(step)

@@ -75,7 +75,9 @@ def target(
 
 def policy_of(cluster: ClusterSpec) -> NodePolicy:
     """How nodes keep house: what the Cluster document says of it."""
-    return NodePolicy(keep_versions=cluster.retain_versions, stop_manual=cluster.sync.prune == "all")
+    return NodePolicy(
+        keep_versions=cluster.retain_versions, stop_manual=cluster.sync.prune == "all", leases=cluster.leases
+    )
 
 
 def _spelled(texts: Texts, node: str, replicas: tuple[ReplicaOrder, ...]) -> list[bytes]:

@@ -12,7 +12,9 @@ from reconciler.planning.cases import Case, Step
 from reconciler.planning.checks import PlanBroken
 from reconciler.planning.explain import listed
 
-UNGATED = frozenset({Cause.DRIFT, Cause.NODE_LOST, Cause.DRAIN})  # healing never waits for a rollout elsewhere
+UNGATED = frozenset(
+    {Cause.DRIFT, Cause.NODE_LOST, Cause.DRAIN, Cause.LEASE}
+)  # healing never waits for a rollout elsewhere
 
 
 def positions(instances: Mapping[str, InstanceSpec]) -> dict[str, int]:
@@ -97,7 +99,8 @@ def _late_dependencies(
 
 def _gate(step: Step, earlier: list[str], late: list[tuple[str, str]]) -> None:
     verdict = step.change.verdict
-    if step.in_flight or verdict in (Verdict.RENAME, Verdict.STOP) or (verdict is Verdict.MOVE and step.drops):
+    leaving = verdict is Verdict.MOVE and step.puts is None and step.drops  # the second half of a move
+    if step.in_flight or verdict in (Verdict.RENAME, Verdict.STOP) or leaving:
         return
     if late:
         step.held(HoldReason.DEPENDENCY, late[0][1], tuple(name for name, _ in late))

@@ -63,7 +63,6 @@ class Machine:
     witness: Witness = field(default_factory=Nobody)
     deadline: float = 0.0  # until when its keeper lets leased hosts live
     stuck: set[str] = field(default_factory=set)  # replicas that nothing kills
-    frozen: bool = False  # nothing on it runs
     _fence: asyncio.TimerHandle | None = None
 
     def extend(self, deadline: float) -> None:
@@ -76,8 +75,6 @@ class Machine:
         if self._fence is not None:
             self._fence.cancel()
             self._fence = None
-        if self.frozen:
-            return
         now, looks = self.clock.now(), list[float]()
         for row in list(self.rows.values()):
             lease = row.order.lease
@@ -109,7 +106,7 @@ class Machine:
     def stopped(self, replica: str) -> None:
         """Nothing of the host is left, if it was to end."""
         row = self.rows.get(replica)
-        if self.up and not self.frozen and row is not None and row.state == "Stopping" and replica not in self.stuck:
+        if self.up and row is not None and row.state == "Stopping" and replica not in self.stuck:
             self.put(replace(row, state="Stopped", pid=None, since=self.clock.now()))
 
     def put(self, row: HostRow) -> None:

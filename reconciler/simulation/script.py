@@ -2,13 +2,14 @@
 
 fleet a b c                        machines with agents, listed in Git
 controller one                     a controller starts
-commit web@1.0 on 3, at most 1 down      also: `web@1.0 per node 2`, `after db`, `drop web`
+commit web@1.0 on 3, at most 1 down      also: `web@1.0 per node 2`, `after db`, `lease strict`, `drop web`
 settle                             wait until nothing is left to do
 settle within 20s                  … or say what is left
 wait 20s
 show                               what runs where
 plan                               what the leader would do, and why it waits
-crash agent a · start agent a · power off a · power on a · cut a · cut a from controllers · heal a
+crash agent a · start agent a · power off a · power on a · cut a · cut a from controllers · cut a from consul · heal a
+consul away · consul back · wipe consul · revoke a · tamper web.0     what happens to Consul, its sessions and its locks
 self-heal off · window 0 6 * * * for 3600s     sync.selfHeal and sync.windows (UTC), pushed
 apply                              a person approves the plan as it stands
 drain a · drain a within 60s · uncordon a · lock a · unlock a
@@ -23,8 +24,9 @@ import re
 from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass, replace
 
+from agent import keys
 from agent.errors import Waiting
-from agent.wire import PackageRef, ReplicaSpec
+from agent.wire import PackageRef, ReplicaPolicy, ReplicaSpec
 from reconciler import answers
 from reconciler.loop import Loop
 from reconciler.model.desired import (
@@ -133,7 +135,11 @@ class Stage:
             (r"power off (\S+)", self.world.power_off),
             (r"power on (\S+)", self._power_on),
             (r"cut (\S+) from controllers", self._cut_controllers),
+            (r"cut (\S+) from consul", self._cut_consul),
             (r"cut (\S+)", self._cut),
+            (r"wipe consul", self._wipe),
+            (r"revoke (\S+)", self._revoke),
+            (r"tamper (\S+)", self._tamper),
             (r"heal (\S+)", self._heal),
             (r"crash controller (\S+)", self.world.crash_controller),
             (r"consul (away|back)", self._consul),
@@ -239,6 +245,22 @@ class Stage:
     async def _cut_controllers(self, name: str) -> None:
         self.world.cut(name, consul=False)
 
+    async def _cut_consul(self, name: str) -> None:
+        self.world.cut_consul(name)
+
+    async def _wipe(self) -> None:
+        self.world.wipe_consul()
+
+    async def _revoke(self, name: str) -> None:
+        """Somebody ends the session under which a node holds its leases."""
+        for session in list(self.world.store.sessions.values()):
+            if session.name == f"tdie leases of {name}":
+                self.world.store.destroy_session(session.id)
+
+    async def _tamper(self, replica: str) -> None:
+        """Somebody deletes the lock of a replica."""
+        self.world.store.delete(keys.lease(CLUSTER, replica))
+
     async def _heal(self, name: str) -> None:
         self.world.heal(name)
 
@@ -314,6 +336,8 @@ def _with_clause(instance: InstanceSpec, clause: str) -> InstanceSpec:
         return replace(instance, replicas=None, per_node=int(found[1]))
     if found := re.fullmatch(r"at most (\d+) down", clause):
         return replace(instance, update=replace(instance.update, max_parallel=Share(int(found[1]))))
+    if found := re.fullmatch(r"lease (\w+)", clause):
+        return replace(instance, policy=ReplicaPolicy.model_validate({"lease": found[1]}))
     if found := re.fullmatch(r"after (\S+)", clause):
         return replace(instance, depends_on=(Dependency(found[1]),))
     if found := re.fullmatch(r"set (\w+)=(\S+)", clause):

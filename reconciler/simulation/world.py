@@ -221,6 +221,21 @@ class World:
         self._apply_cuts()
         node.moved()
 
+    def cut_consul(self, name: str) -> None:
+        """No way to Consul any more; controllers still reach the node."""
+        self.nodes[name].consul_cut = True
+        self._apply_cuts()
+
+    def wipe_consul(self) -> None:
+        """Consul lost all its data, its indexes begin anew, and whoever waits for it hears that it went away."""
+        self.store = Store(now=self.clock.now, new_id=lambda: f"{self.random.getrandbits(64):016x}")
+        clients = [node.consul for node in self.nodes.values()] + [c.consul for c in self.controllers.values()]
+        for client in clients:
+            if client is not None:
+                client.store, before = self.store, client.cut
+                client.cut = True
+                client.cut = before
+
     def heal(self, name: str) -> None:
         """All ways are open again."""
         node = self.nodes[name]

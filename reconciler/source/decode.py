@@ -11,6 +11,7 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin
 from pydantic import BaseModel, ValidationError
 
 from reconciler.model.documents import API_VERSION, KINDS, AnyDocument, Cluster, Instance
+from reconciler.model.lease_figures import figures
 from reconciler.model.units import shown
 from reconciler.source import yaml
 from reconciler.source.yaml import Flaw
@@ -104,21 +105,20 @@ def _checked(document: yaml.Document, flaws: list[Flaw]) -> AnyDocument | None:
     except ValidationError as error:
         flaws += [_flaw(document, model, problem) for problem in error.errors(include_url=False)]
         return None
-    missing = [Flaw(*document.place(path), "NOT_AVAILABLE", text) for path, text in _not_available(checked)]
-    flaws += missing
-    return None if missing else checked
+    wrong = [Flaw(*document.place(path), "NOT_AVAILABLE", text) for path, text in _not_available(checked)]
+    if isinstance(checked, Cluster) and (fault := figures(checked.spec.leases).fault()):
+        wrong.append(Flaw(*document.place(("spec", "leases")), "LEASE_UNSAFE_CONFIG", f"leases: {fault}"))
+    flaws += wrong
+    return None if wrong else checked
 
 
 def _not_available(document: AnyDocument) -> Iterable[tuple[Path, str]]:
     """What may be written but does not work in this version: refused, because half-obeying it could be wrong."""
     later = "is not available in this version"
     match document:
-        case Cluster(spec=cluster):
-            if cluster.leases.profile != "default":
-                yield ("spec", "leases", "profile"), f"leases.profile {cluster.leases.profile} {later}"
         case Instance(spec=spec):
-            if spec.lease != "none":
-                yield ("spec", "lease"), f"lease: {spec.lease} {later}; use none"
+            if spec.lease == "failsafe":
+                yield ("spec", "lease"), f"lease: {spec.lease} {later}; use strict or none"
             if spec.update.canary:
                 yield ("spec", "update", "canary"), f"update.canary {later}; use 0"
             if spec.update.auto_revert:

@@ -132,6 +132,7 @@ def _policy(body: InstanceBody) -> ReplicaPolicy:
         health=_health(body.health),
         ports=tuple(body.ports),
         protected=body.protected,
+        lease=body.lease,
     )
 
 

@@ -23,6 +23,7 @@ from reconciler.model.desired import (
     SyncPolicy,
 )
 from reconciler.model.documents import Cluster, ClusterBody, Instance, Package
+from reconciler.model.lease_figures import figures
 from reconciler.model.problems import Problem
 from reconciler.model.versions import best, split_reference
 from reconciler.model.windows import SyncWindow
@@ -396,6 +397,7 @@ def _cluster(cluster: Cluster, everywhere: tuple[PackageRef, ...]) -> ClusterSpe
             windows=tuple(SyncWindow(w.schedule, w.duration, w.time_zone, w.kind) for w in sync.windows),
         ),
         failover=FailoverPolicy(failover.lost_after, failover.mass_failure.fraction, failover.mass_failure.at_least),
+        leases=figures(body.leases),
         retain_versions=body.retention.package_versions
         if "package_versions" in body.retention.model_fields_set
         else None,

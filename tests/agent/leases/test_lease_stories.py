@@ -62,6 +62,11 @@ class Witness:
 
     def off(self, node: str) -> None: ...
 
+    def numbers(self) -> list[tuple[int, int]]:
+        """Tokens, counted from the first one as long as the epoch is that."""
+        epoch, first = self.tokens[0]
+        return [(e, index - first + 1 if e == epoch else index) for e, index in self.tokens]
+
     def starts(self) -> list[tuple[float, str]]:
         return [(at, node) for at, node, state in self.story if state == "Starting"]
 
@@ -187,7 +192,7 @@ def test_the_first_holder_waits_as_if_there_had_been_another_and_says_until_when
         row = fleet.agents["a"].book.rows["one.0"]
         assert (row.state, row.last_error) == ("Pending", "")
         assert await fleet.until(lambda: fleet.running("a")) == pytest.approx(D, abs=1.0)
-        assert fleet.lease("a") == LeaseStatus(state="held", token="3.1")
+        assert fleet.lease("a") == LeaseStatus(state="held", token="{}.{}".format(*fleet.witness.tokens[0]))
         await asyncio.sleep(500)
         assert [node for _, node in fleet.witness.starts()] == ["a"]
 
@@ -204,11 +209,11 @@ def test_a_planned_move_hands_over_without_delay() -> None:
         assert fleet.running("a")
         await fleet.order("a")
         assert await fleet.until(lambda: fleet.running("b")) < 1.5
-        assert fleet.witness.tokens == [(3, 1), (3, 2)]
+        assert fleet.witness.numbers() == [(3, 1), (3, 2)]
         await fleet.order("a", "one.0")  # and back
         await fleet.order("b")
         assert await fleet.until(lambda: fleet.running("a")) < 1.5
-        assert fleet.witness.tokens[-1] == (3, 3)
+        assert fleet.witness.numbers()[-1] == (3, 3)
 
     story(body)
 
@@ -250,7 +255,7 @@ def test_a_short_silence_of_consul_costs_nothing_and_a_longer_one_only_a_restart
         assert not fleet.running("a")
         fleet.consuls["a"].cut = False
         assert await fleet.until(lambda: fleet.running("a")) < 5
-        assert fleet.witness.tokens == [(3, 1), (3, 1)]
+        assert fleet.witness.numbers() == [(3, 1), (3, 1)]
         assert "FENCED" not in fleet.problems("a")
 
     story(body)
@@ -266,7 +271,7 @@ def test_an_agent_that_is_back_in_time_takes_its_session_up_and_restarts_nothing
             await asyncio.sleep(away)
             fleet.start("a")
             await fleet.until(lambda: fleet.agents["a"].ready and fleet.lease("a").state == "held")
-            assert fleet.lease("a").token == "3.1"
+            assert fleet.lease("a").token == "{}.{}".format(*fleet.witness.tokens[0])
         await asyncio.sleep(200)
         assert fleet.machines["a"].rows["one.0"].pid == pid
         await fleet.order("a")
@@ -302,7 +307,7 @@ def test_an_agent_back_without_its_session_ends_what_runs_under_it_first() -> No
         ended = await fleet.until(lambda: "a" not in fleet.witness.live)
         assert ended < 1.0
         assert await fleet.until(lambda: fleet.running("a")) == pytest.approx(D, abs=2.0)
-        assert fleet.witness.tokens == [(3, 1), (3, 2)]
+        assert fleet.witness.numbers() == [(3, 1), (3, 2)]
 
     story(body)
 
@@ -377,14 +382,14 @@ def test_a_wiped_consul_is_an_outage_and_who_held_a_lease_takes_it_again() -> No
         fleet.store.put(keys.epoch("c"), b"4")
         await asyncio.sleep(300)
         assert fleet.machines["a"].rows["one.0"].pid == pid
-        assert fleet.lease("a") == LeaseStatus(state="held", token="3.1")
+        assert fleet.lease("a") == LeaseStatus(state="held", token="{}.{}".format(*fleet.witness.tokens[0]))
         record = read_record(await fleet.consuls["a"].get(keys.lease("c", "one.0")))
         assert record is not None
-        assert (record.node, record.token) == ("a", Token(3, 1))
+        assert (record.node, record.token) == ("a", Token(*fleet.witness.tokens[0]))
         assert "CONSUL_EPOCH_LOST" not in fleet.problems("a")
         await fleet.order("a")
         await fleet.until(lambda: fleet.running("b"))
-        assert fleet.witness.tokens == [(3, 1), (4, 2)]
+        assert fleet.witness.numbers() == [(3, 1), (4, 2)]
         assert fleet.clock.now() > wiped
 
     story(body)
@@ -435,7 +440,7 @@ def test_a_restarted_machine_gives_its_old_session_up() -> None:
         fleet.start("a")
         assert await fleet.until(lambda: fleet.running("a")) == pytest.approx(D, abs=2.5)
         assert len(fleet.store.sessions) == 2  # name and leases: none is left over
-        assert fleet.witness.tokens == [(3, 1), (3, 2)]
+        assert fleet.witness.numbers() == [(3, 1), (3, 2)]
 
     story(body)
 
@@ -469,7 +474,7 @@ def test_a_new_version_keeps_the_lease_and_what_runs_elsewhere_unleased_gives_wa
         await fleet.order("a", "one.0", version="2.0.0")
         await fleet.until(lambda: fleet.machines["a"].rows["one.0"].order.component.version == "2.0.0", 10)
         await fleet.until(lambda: fleet.running("a"), 10)
-        assert fleet.witness.tokens == [(3, 1), (3, 1)]
+        assert fleet.witness.numbers() == [(3, 1), (3, 1)]
         await fleet.order("b", "one.0", lease="none")
         await fleet.until(lambda: fleet.running("b"))
         await fleet.order("b", "one.0")
@@ -523,5 +528,26 @@ def test_a_rename_takes_the_process_over_under_the_new_lease() -> None:
         assert fleet.machines["a"].rows["neo.0"].pid == pid
         await fleet.until(lambda: fleet.store.entries[keys.lease("c", "one.0")].session == "")
         assert fleet.store.entries[keys.lease("c", "neo.0")].session != ""
+
+    story(body)
+
+
+def test_a_token_grows_also_where_somebody_deleted_the_lock_and_with_it_all_that_was_known() -> None:
+    async def body(fleet: Fleet) -> None:
+        await fleet.begin("a", "b")
+        for _ in range(3):  # the token is well above what a new lock begins with
+            await fleet.order("b", "one.0")
+            await fleet.order("a")
+            await fleet.until(lambda: fleet.running("b"))
+            await fleet.order("a", "one.0")
+            await fleet.order("b")
+            await fleet.until(lambda: fleet.running("a"))
+        fleet.store.delete(keys.lease("c", "one.0"))
+        await fleet.order("a")
+        await fleet.until(lambda: not fleet.witness.live)
+        fleet.start("new")  # it has never seen the lock
+        await fleet.order("new", "one.0")
+        await fleet.until(lambda: fleet.running("new"))
+        assert fleet.witness.tokens[-1] > fleet.witness.tokens[-2]
 
     story(body)

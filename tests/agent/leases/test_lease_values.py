@@ -60,7 +60,8 @@ def test_a_holder_with_longer_figures_is_waited_for_as_long_as_it_may_live() -> 
 @pytest.mark.parametrize(
     ("before", "epoch", "index", "token"),
     [
-        (None, 3, 1, Token(3, 1)),
+        (None, 3, 1, Token(3, 70)),  # nobody knows what was before
+        (Token(), 3, 1, Token(3, 70)),
         (Token(2, 4), 2, 5, Token(2, 5)),
         (Token(2, 4), 3, 1, Token(3, 1)),  # a wiped Consul counts anew, under a later epoch
         (Token(2, 4), 2, 1, Token(2, 5)),  # a key that was deleted does too, under the same
@@ -69,7 +70,8 @@ def test_a_holder_with_longer_figures_is_waited_for_as_long_as_it_may_live() -> 
     ],
 )
 def test_tokens_only_grow(before: Token | None, epoch: int, index: int, token: Token) -> None:
-    assert next_token(replace(RECORD, token=before) if before else None, epoch, index) == token
+    held = KeyValue("k", b"", 1, 70, index, "s")
+    assert next_token(None if before is None else replace(RECORD, token=before), epoch, held) == token
 
 
 def test_a_session_that_was_revoked_is_told_from_a_consul_that_forgot_it() -> None:

@@ -11,6 +11,7 @@ from typing import Any
 from agent.clock import Monotonic
 from agent.wire import (
     Capacity,
+    LeaseStatus,
     PackageRef,
     PublisherSpec,
     ReplicaPolicy,
@@ -29,7 +30,7 @@ from reconciler.model.desired import (
     Share,
     UpdatePolicy,
 )
-from reconciler.model.observed import NodeView, NodeWish, ObservedState, Presence, Record, Window
+from reconciler.model.observed import NodeView, NodeWish, ObservedState, Presence, Record, ReplicaView, Window
 from reconciler.model.plan import Plan
 from reconciler.planning import Memo, plan
 from reconciler.planning.render import text
@@ -186,6 +187,8 @@ class Story:
                 kwargs["suspend"] = True
             elif word == "protected":
                 policy["protected"] = True
+            elif word == "lease":
+                policy["lease"] = next(it)
             elif word == "grace":
                 policy["stop_grace"] = float(next(it))
             else:
@@ -315,6 +318,34 @@ class Story:
     def do_sicken(self, rest: str) -> None:
         replica, _, error = rest.partition(" ")
         self._row(replica, state=ReplicaState.STARTED, healthy=False, last_error=error)
+
+    def do_lease(self, rest: str) -> None:
+        """`lease b web.0 waiting WAITING_LEASE by a until 30`: what b says of the lease; without it the replica does not run."""
+        found = re.fullmatch(r"(\S+) (\S+) (\w+)(?: ([A-Z_]+))?(?: by (\w+))?(?: until (\d+))?", rest)
+        assert found is not None, rest
+        name, replica = found[1], found[2]
+        until = self.now + float(found[6]) if found[6] else None
+        lease = LeaseStatus.model_validate(
+            {"state": found[3], "code": found[4] or "", "holder": found[5] or "", "until": until}
+        )
+        view = self.observed.nodes[name]
+        row = view.replicas.get(replica) or self._pending(view, replica)
+        if lease.missing:
+            row = replace(row, state=ReplicaState.PENDING, healthy=False, since=Monotonic(self.now))
+        self._view(replace(view, replicas={**view.replicas, replica: replace(row, lease=lease)}))
+
+    def _pending(self, view: NodeView, replica: str) -> ReplicaView:
+        assert view.assignment is not None
+        entry = next(order for order in view.assignment.replicas if order.replica == replica)
+        return ReplicaView(
+            replica,
+            entry.instance,
+            entry.spec_hash,
+            entry.spec.package,
+            ReplicaState.PENDING,
+            False,
+            Monotonic(self.now),
+        )
 
     def do_stop(self, rest: str) -> None:
         self._row(rest, state=ReplicaState.STOPPED, healthy=False)
