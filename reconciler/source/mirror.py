@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import re
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 
 import pygit2
@@ -66,10 +67,7 @@ class Mirror:
 
         Raises Waiting (GIT_UNREACHABLE), Missing (GIT_REF_MISSING), Refused (GIT_TOO_LARGE), Corrupt (GIT_CORRUPT).
         """
-        try:
-            return self._fetch_ref(self.repository, self.ref, TIP)
-        except Corrupt:
-            return self.rebuild()
+        return self._fetch_ref(self.repository, self.ref, TIP)
 
     def tip(self) -> str | None:
         """The commit that was fetched last."""
@@ -121,13 +119,14 @@ class Mirror:
 
     def has(self, commit: str) -> bool:
         """Whether the commit is in the copy."""
-        return _SHA.fullmatch(commit) is not None and commit in self.repository
+        return _SHA.fullmatch(commit) is not None and _holds(self.repository, commit)
 
     def descends(self, new: str, old: str) -> bool:
         """Whether history only went forward from `old` to `new`. False also when `old` is unknown."""
         if new == old:
             return True
-        return self.has(old) and bool(self.repository.descendant_of(new, old))
+        with _reading(new):
+            return self.has(old) and bool(self.repository.descendant_of(new, old))
 
     def keep(self, commit: str) -> None:
         """The commit stays in the copy, whatever happens to the followed ref."""
@@ -135,12 +134,10 @@ class Mirror:
 
     def read(self, commit: str, subdir: str = "") -> tuple[Commit, GitTree]:
         """A commit and the tree below `subdir` of it. Raises Corrupt, or Invalid (PATH_MISSING)."""
-        try:
+        with _reading(commit):
             found = self.repository[commit].peel(pygit2.Commit)
             tree = GitTree(self.repository, str(found.tree_id))
             info = Commit(str(found.id), _line(found.message), _line(found.author.name))
-        except (KeyError, pygit2.GitError, ValueError) as error:
-            raise Corrupt(f"oid={commit}: {error}") from error
         if subdir:
             below = tree.folder(subdir)
             if below is None:
@@ -163,12 +160,10 @@ class Mirror:
             there = f"there is {', '.join(sorted(branches)[:10])}" if branches else "the repository is empty"
             raise Missing(f"{self.shown} has no '{ref}'; {there}", code="GIT_REF_MISSING")
         known = repository.references.get(into)
-        if known is None or str(known.target) != heads[name] or heads[name] not in repository:
+        if known is None or str(known.target) != heads[name] or not _holds(repository, heads[name]):
             self._talk(repository, [f"+{name}:{into}"])
-        try:
+        with _reading(heads[name]):
             return str(repository.references[into].peel(pygit2.Commit).id)
-        except (KeyError, pygit2.GitError, ValueError) as error:
-            raise Corrupt(f"oid={heads[name]}: {error}") from error
 
     def _heads(self, repository: pygit2.Repository) -> Mapping[str, str]:
         if is_local(self.url) and not Path(self.url).exists():
@@ -201,6 +196,20 @@ class Mirror:
 
     def _clean(self, text: str) -> str:
         return text.replace(self.url, self.shown).strip()
+
+
+@contextmanager
+def _reading(id: str) -> Iterator[None]:
+    """libgit2 says in many ways that an object cannot be read; all of them are Corrupt."""
+    try:
+        yield
+    except (KeyError, ValueError, pygit2.GitError) as error:
+        raise Corrupt(f"oid={id}: {error}") from error
+
+
+def _holds(repository: pygit2.Repository, id: str) -> bool:
+    with _reading(id):
+        return id in repository
 
 
 def _open(path: Path) -> pygit2.Repository:

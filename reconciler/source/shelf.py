@@ -12,7 +12,7 @@ from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
 from agent.components import README
-from agent.errors import Invalid, TdieError
+from agent.errors import Invalid, TdieError, Waiting
 from agent.packages.archive import checked, unpack
 from agent.packages.dependencies import check_requirements
 from agent.packages.digest import Content, content_digest, read_folder
@@ -112,6 +112,8 @@ class Shelf:
         if found is None or (isinstance(found, Packaged) and self.zip_path(found.ref.digest) is None):
             try:
                 found = self._made(key[0], key[1], content(), found)
+            except Waiting:
+                raise  # says nothing of the package: it could not be read this time
             except TdieError as error:
                 found = error
             self._known[key] = found

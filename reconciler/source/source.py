@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TypeVar
 
 import pygit2
+import structlog
 
 from agent.clock import Clock, Monotonic, SystemClock
 from agent.errors import Missing, Refused, TdieError, Waiting
@@ -25,6 +26,8 @@ from reconciler.source.resolve import Resolved, Resolver
 from reconciler.source.shelf import Shelf
 from reconciler.source.sourced import Sourced
 from reconciler.source.walk import Corrupt
+
+log = structlog.get_logger("source")
 
 INTERVAL = 50.0
 FIRST_RETRY, LAST_RETRY = 5.0, 300.0
@@ -91,7 +94,7 @@ class GitSource:
         """
         async with self._busy:
             try:
-                await self._look(fetch)
+                await self._on_whole_copy(lambda: self._look(fetch))
             except TdieError as error:
                 self._troubled(error)
             else:
@@ -169,13 +172,16 @@ class GitSource:
         Raises TdieError (GIT_REF_MISSING, GIT_UNREACHABLE, PKG_FETCH, …).
         """
         async with self._busy:
-            commit = await self._run(lambda: self._mirror.resolve(revision))
-            desired = self._last.desired
-            if desired is not None and desired.commit == commit:
-                return Sourced(desired, commit)
-            # A resolver of its own: the one in force stays warm for the next push.
-            resolved = await self._resolve(Resolver(self._shelf, cluster_name=self._cluster_name), commit)
-            return Sourced(resolved.desired, commit, resolved.problems)
+            return await self._on_whole_copy(lambda: self._load(revision))
+
+    async def _load(self, revision: str) -> Sourced:
+        commit = await self._run(lambda: self._mirror.resolve(revision))
+        desired = self._last.desired
+        if desired is not None and desired.commit == commit:
+            return Sourced(desired, commit)
+        # A resolver of its own: the one in force stays warm for the next push.
+        resolved = await self._resolve(Resolver(self._shelf, cluster_name=self._cluster_name), commit)
+        return Sourced(resolved.desired, commit, resolved.problems)
 
     async def start_from(self, commit: str) -> None:
         """The commit that was in force under an earlier controller is in force again, if it can be read.
@@ -187,13 +193,16 @@ class GitSource:
                 return
             self._in_force, self._judged = commit, ""
             try:
-                if not await self._run(lambda: self._mirror.has(commit)):
-                    await self._run(self._mirror.fetch)
-                resolved = await self._resolve(self._resolver, commit)
-                if resolved.desired is not None:
-                    await self._adopt(resolved.desired)
+                await self._on_whole_copy(lambda: self._resume(commit))
             except TdieError as error:
                 self._troubled(error)
+
+    async def _resume(self, commit: str) -> None:
+        if not await self._run(lambda: self._mirror.has(commit)):
+            await self._run(self._mirror.fetch)
+        resolved = await self._resolve(self._resolver, commit)
+        if resolved.desired is not None:
+            await self._adopt(resolved.desired)
 
     async def accept(self, commit: str) -> None:
         """A person accepts this tip although history was rewritten; the next look adopts it if it is good."""
@@ -236,12 +245,8 @@ class GitSource:
             self._worker.shutdown(wait=False)
 
     async def _resolve(self, resolver: Resolver, commit: str) -> Resolved:
-        """The commit resolved; packages at URLs are fetched on the way, a damaged copy is replaced once."""
-        try:
-            resolved = await self._run(lambda: self._resolved(resolver, commit))
-        except Corrupt:
-            await self._run(self._mirror.rebuild)  # it is fetched anew; if that does not help, the origin is damaged
-            resolved = await self._run(lambda: self._resolved(resolver, commit))
+        """The commit resolved; packages at URLs are fetched on the way."""
+        resolved = await self._run(lambda: self._resolved(resolver, commit))
         if not resolved.needed:
             return resolved
         for needed in resolved.needed:
@@ -261,6 +266,15 @@ class GitSource:
         if self._folder is None:
             return ()
         return await asyncio.to_thread(watch.signature, self._folder, self._ref)
+
+    async def _on_whole_copy(self, work: Callable[[], Awaitable[_T]]) -> _T:
+        """The result of work on our copy of the repository; where that turns out damaged, of the same work on a new one."""
+        try:
+            return await work()
+        except Corrupt as error:
+            log.warning("our copy of the repository is damaged, it is fetched anew", error=str(error))
+            await self._run(self._mirror.rebuild)
+            return await work()  # if that does not help, the origin is damaged
 
     async def _run(self, work: Callable[[], _T]) -> _T:
         """The result of blocking work, with foreign errors turned into ours."""

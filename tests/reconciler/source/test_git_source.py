@@ -211,6 +211,34 @@ async def test_a_damaged_mirror_is_replaced(repo: Repo, follow: Follow, tmp_path
     assert looked.desired is not None
 
 
+@pytest.mark.parametrize(
+    ("suffix", "place"),
+    [
+        ("pack", 1), ("pack", 7), ("pack", 12), ("pack", 20), ("pack", -40), ("pack", -5),
+        ("idx", 1), ("idx", 7), ("idx", 8 + 255 * 4 + 3), ("idx", 8 + 256 * 4 + 5), ("idx", -60), ("idx", -5),
+    ],
+)  # fmt: skip
+async def test_any_kind_of_byte_flipped_in_a_pack_costs_only_a_new_clone(
+    repo: Repo, follow: Follow, tmp_path: Path, suffix: str, place: int
+) -> None:
+    repo.commit(GOOD)
+    first = follow(repo.origin, "m")
+    good = (await first.look()).desired
+    await first.close()
+    mirror = tmp_path / "m" / "mirror.git"
+    git("repack", "-a", "-d", "-q", cwd=mirror)
+    (file,) = (mirror / "objects" / "pack").glob(f"*.{suffix}")
+    file.chmod(0o644)
+    data = bytearray(file.read_bytes())
+    data[place] ^= 0x55
+    file.write_bytes(bytes(data))
+    looked = await follow(repo.origin, "m").look()
+    assert looked.trouble is None
+    assert good is not None
+    assert looked.desired is not None
+    assert looked.desired.instances == good.instances
+
+
 async def test_a_damaged_origin_keeps_what_is_in_force(repo: Repo, follow: Follow) -> None:
     repo.commit(GOOD)
     source = follow(repo.origin)
