@@ -22,7 +22,7 @@ class Memo:
     instances: dict[str, InstanceSpec] = field(default_factory=dict)
     positions: dict[str, int] = field(default_factory=dict)
     waves: dict[str, int] = field(default_factory=dict)
-    restless: set[str] = field(default_factory=set)  # instances that were not quiet
+    restless: set[str] = field(default_factory=set)  # instances that were not quiet, or are not in Git any more
     loose: set[str] = field(default_factory=set)  # nodes whose assignment was edited or carried packages ahead
     texts: Texts = field(default_factory=dict)
     last: tuple[DesiredState, ObservedState, Record, Plan] | None = None

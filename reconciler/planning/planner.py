@@ -69,7 +69,8 @@ def _plan(desired: DesiredState, observed: ObservedState, record: Record, now: M
         healthy=all(case.quiet for case in found),
     )
     check(world, made, found)
-    memo.restless = {case.instance for case in found if not case.quiet}
+    # What left Git is looked at as long as anything of it is there: whether another instance takes it over can change elsewhere.
+    memo.restless = {case.instance for case in found if not case.quiet or case.spec is None}
     return made
 
 
