@@ -5,11 +5,15 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 
+import structlog
+
 from agent.errors import Waiting
 from agent.keeper.protocol import Keeper
 from agent.keeper.sandbox import DEGRADED as SANDBOX_DEGRADED
 from agent.problems import NodeProblems
 from agent.wire import ReplicaState
+
+log = structlog.get_logger("agent")
 
 KEEPER_LOOK = 15.0  # seconds between looks at what the keeper says of itself
 
@@ -20,13 +24,16 @@ async def watch_keeper(keeper: Keeper, problem: NodeProblems, limits_wanted: Cal
     while True:
         try:
             found = dict(await keeper.problems())
-        except Waiting:
-            found = {}  # that it is away is said by who follows it
-        if not limits_wanted():
-            found.pop(SANDBOX_DEGRADED, None)  # nobody asked for limits: nothing is missing
-        for code in known | found.keys():
-            problem(code, found.get(code, ""))
-        known = set(found)
+        except (
+            Waiting
+        ) as error:  # it is away, which who follows it says: what it said last stays true until it says otherwise
+            log.debug("the keeper was not asked", error=str(error))
+        else:
+            if not limits_wanted():
+                found.pop(SANDBOX_DEGRADED, None)  # nobody asked for limits: nothing is missing
+            for code in known | found.keys():
+                problem(code, found.get(code, ""))
+            known = set(found)
         await asyncio.sleep(KEEPER_LOOK)
 
 

@@ -9,7 +9,7 @@ import asyncio
 import sqlite3
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Protocol, TypeVar
 
@@ -79,41 +79,22 @@ class MemoryLedger:
         return self._held
 
     async def save_epoch(self, epoch: int) -> None:
-        self._keep(epoch=epoch)
+        self._held = replace(self._held, epoch=epoch)
 
     async def save_assignment(self, assignment: Assignment, ordered: Ordered) -> None:
-        self._keep(assignment=assignment, ordered=ordered)
+        self._held = replace(self._held, assignment=assignment, ordered=ordered)
 
     async def save_session(self, session: str) -> None:
-        self._keep(session=session)
+        self._held = replace(self._held, session=session)
 
     async def save_leases(self, leases: str) -> None:
-        self._keep(leases=leases)
+        self._held = replace(self._held, leases=leases)
 
     async def save_ports(self, ports: Mapping[str, int]) -> None:
-        self._keep(ports=dict(ports))
+        self._held = replace(self._held, ports=dict(ports))
 
     async def close(self) -> None:
         return
-
-    def _keep(
-        self,
-        epoch: int | None = None,
-        assignment: Assignment | None = None,
-        ordered: Ordered | None = None,
-        session: str | None = None,
-        ports: Mapping[str, int] | None = None,
-        leases: str | None = None,
-    ) -> None:
-        held = self._held
-        self._held = Remembered(
-            epoch=held.epoch if epoch is None else epoch,
-            assignment=assignment or held.assignment,
-            ordered=held.ordered if ordered is None else ordered,
-            ports=held.ports if ports is None else ports,
-            session=held.session if session is None else session,
-            leases=held.leases if leases is None else leases,
-        )
 
 
 class SqliteLedger:

@@ -8,14 +8,12 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
-import sqlite3
-from collections.abc import Collection, Iterable, Iterator
-from contextlib import closing, contextmanager
+from collections.abc import Collection, Iterable
 from pathlib import Path
 
-from agent.errors import Waiting
 from agent.keeper import linux
 from agent.processes import Identity, Look, ProcessRecord, Seen, Zombie
+from agent.sqlite_file import transaction
 
 _SCHEMA = """
     CREATE TABLE IF NOT EXISTS processes (
@@ -51,7 +49,7 @@ class MachineProcesses:
     # ------------------------------------------------------------------ the file
 
     def _read(self) -> tuple[ProcessRecord, ...]:
-        with self._db() as db:
+        with transaction(self._path, _SCHEMA) as db:
             return tuple(
                 ProcessRecord(Identity(pid, start, boot), *rest)
                 for pid, start, boot, *rest in db.execute(f"SELECT {_COLUMNS} FROM processes")
@@ -63,40 +61,12 @@ class MachineProcesses:
              r.replica, r.package, r.version, r.owner, r.state, r.port, r.started_at)
             for r in new
         ]  # fmt: skip
-        with self._db() as db:
+        with transaction(self._path, _SCHEMA) as db:
             db.executemany(f"INSERT OR REPLACE INTO processes ({_COLUMNS}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)", rows)
             db.executemany(
                 "DELETE FROM processes WHERE pid = ? AND start_time = ? AND boot_id = ?",
                 [(identity.pid, identity.start_time, identity.boot_id) for identity in gone],
             )
-
-    @contextmanager
-    def _db(self) -> Iterator[sqlite3.Connection]:
-        try:
-            with closing(self._opened()) as db, db:
-                yield db
-        except sqlite3.Error as error:
-            raise Waiting(f"{self._path.name}: {error}", code="STORE_WRITE") from error
-
-    def _opened(self) -> sqlite3.Connection:
-        try:
-            return self._connect()
-        except sqlite3.DatabaseError as error:
-            if isinstance(error, sqlite3.OperationalError):  # locked, full or not allowed: the file itself is whole
-                raise
-        self._path.replace(self._path.with_name(f"{self._path.name}.bad"))
-        return self._connect()
-
-    def _connect(self) -> sqlite3.Connection:
-        db = sqlite3.connect(self._path, timeout=10.0)
-        try:
-            db.execute("PRAGMA journal_mode=WAL")
-            db.execute("PRAGMA synchronous=NORMAL")
-            db.executescript(_SCHEMA)
-        except sqlite3.Error:
-            db.close()
-            raise
-        return db
 
     # ------------------------------------------------------------------ the kernel
 

@@ -6,14 +6,12 @@ sense is kept aside and a new one begun.
 
 from __future__ import annotations
 
-import sqlite3
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import closing, contextmanager
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from agent.errors import Waiting
+from agent.sqlite_file import transaction
 from agent.wire import PackageRef
 
 _SCHEMA = """
@@ -22,7 +20,6 @@ _SCHEMA = """
         current_at REAL NOT NULL, good_at REAL NOT NULL DEFAULT 0, checked_at REAL NOT NULL DEFAULT 0
     ) STRICT;
 """
-PATIENCE = 10.0  # seconds to wait for another process that writes
 
 Origin = Literal["git", "manual"]
 
@@ -46,7 +43,7 @@ class PackageRecords:
 
     def all(self) -> Mapping[str, PackageRecord]:
         """Every record, by digest."""
-        with self._db() as db:
+        with transaction(self.path, _SCHEMA) as db:
             rows = db.execute("SELECT digest, name, version, origin, current_at, good_at, checked_at FROM packages")
             return {
                 digest: PackageRecord(PackageRef(name=name, version=version, digest=digest), origin, *times)
@@ -55,7 +52,7 @@ class PackageRecords:
 
     def put(self, package: PackageRef, origin: Origin, now: float) -> None:
         """The package is the version to use. One that came by hand and from Git belongs to Git."""
-        with self._db() as db:
+        with transaction(self.path, _SCHEMA) as db:
             db.execute(
                 "INSERT INTO packages (digest, name, version, origin, current_at) VALUES (?, ?, ?, ?, ?)"
                 " ON CONFLICT (digest) DO UPDATE SET current_at = excluded.current_at,"
@@ -64,7 +61,7 @@ class PackageRecords:
             )
 
     def forget(self, digest: str) -> None:
-        with self._db() as db:
+        with transaction(self.path, _SCHEMA) as db:
             db.execute("DELETE FROM packages WHERE digest = ?", (digest,))
 
     def good(self, digests: Iterable[str], now: float) -> None:
@@ -76,34 +73,5 @@ class PackageRecords:
         self._stamp("checked_at", digests, now)
 
     def _stamp(self, column: str, digests: Iterable[str], now: float) -> None:
-        with self._db() as db:
+        with transaction(self.path, _SCHEMA) as db:
             db.executemany(f"UPDATE packages SET {column} = ? WHERE digest = ?", [(now, digest) for digest in digests])
-
-    @contextmanager
-    def _db(self) -> Iterator[sqlite3.Connection]:
-        try:
-            with closing(self._opened()) as db, db:
-                yield db
-        except sqlite3.Error as error:
-            raise Waiting(f"{self.path.name}: {error}", code="STORE_WRITE") from error
-
-    def _opened(self) -> sqlite3.Connection:
-        try:
-            return self._connect()
-        except sqlite3.DatabaseError as error:
-            if isinstance(error, sqlite3.OperationalError):  # locked, full or not allowed: the file itself is whole
-                raise
-        self.path.replace(self.path.with_name(f"{self.path.name}.bad"))
-        return self._connect()
-
-    def _connect(self) -> sqlite3.Connection:
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        db = sqlite3.connect(self.path, timeout=PATIENCE)
-        try:
-            db.execute("PRAGMA journal_mode=WAL")
-            db.execute("PRAGMA synchronous=NORMAL")
-            db.executescript(_SCHEMA)
-        except sqlite3.Error:
-            db.close()
-            raise
-        return db

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import signal
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
 import httpx
@@ -25,25 +25,11 @@ from agent.wire import (
     Report,
     content_digest,
 )
-from tests.agent.programs import Program, alive, programs, report_when
-from tests.conftest import ConsulServer
+from tests.agent.programs import Program, alive, report_when
 
 MANIFEST = {"name": "sleeper", "version": "1.0.0", "runtime": "exec", "command": ["sleep", "{settings.seconds}"]}
 CONTENT = {"manifest.json": (json.dumps(MANIFEST).encode(), False)}
 PACKAGE = PackageRef(name="sleeper", version="1.0.0", digest=package_digest(CONTENT))
-
-
-@pytest.fixture
-def program(tmp_path: Path, consul_server: ConsulServer, free_port: Callable[[], int]) -> Iterator[Program]:
-    with programs(tmp_path, consul_server.http, free_port()) as made:
-        yield made
-
-
-@pytest.fixture
-async def client() -> AsyncIterator[NodeClient]:
-    made = NodeClient()
-    yield made
-    await made.close()
 
 
 @pytest.fixture

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Callable, Iterator
-from pathlib import Path
+from collections.abc import AsyncIterator
 from typing import Any
 
 import httpx
@@ -14,8 +13,7 @@ import pytest
 from agent.client import NodeClient
 from agent.packages.pack import pack
 from agent.wire import Assignment, Claim, NodePolicy, Report, content_digest
-from tests.agent.programs import Program, alive, programs, report_when
-from tests.conftest import ConsulServer
+from tests.agent.programs import Program, alive, report_when
 
 SLEEPER = pack(
     {"manifest.json": (json.dumps({
@@ -36,19 +34,6 @@ BAD = (
     '{"replicas": 3}',
 )
 ZIP = {"Content-Type": "application/zip"}
-
-
-@pytest.fixture
-def program(tmp_path: Path, consul_server: ConsulServer, free_port: Callable[[], int]) -> Iterator[Program]:
-    with programs(tmp_path, consul_server.http, free_port()) as made:
-        yield made
-
-
-@pytest.fixture
-async def client() -> AsyncIterator[NodeClient]:
-    made = NodeClient()
-    yield made
-    await made.close()
 
 
 @pytest.fixture

@@ -6,7 +6,7 @@ import asyncio
 import json
 import os
 import signal
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +17,7 @@ from agent import components
 from agent.correlation import HEADER
 from agent.packages.digest import read_folder
 from agent.packages.pack import pack
-from tests.agent.programs import Program, programs
-from tests.conftest import ConsulServer
+from tests.agent.programs import Program
 from tests.wheels import wheel
 
 BASE = "/api/componentHost"
@@ -39,12 +38,6 @@ class Picky(Component):
     async def start(self): ...
 """
 ZIP = {"Content-Type": "application/zip"}
-
-
-@pytest.fixture
-def program(tmp_path: Path, consul_server: ConsulServer, free_port: Callable[[], int]) -> Iterator[Program]:
-    with programs(tmp_path, consul_server.http, free_port()) as made:
-        yield made
 
 
 @pytest.fixture
