@@ -58,7 +58,7 @@ class Leases:
         self._tasks: asyncio.TaskGroup | None = None
         self._left_over_known = True
         self._looking = False
-        self._lapses = 0
+        self._session_told = (0, False)
         self._starting: set[str] = set()
 
     # ------------------------------------------------------------------------------------------- for the agent
@@ -197,8 +197,9 @@ class Leases:
             self._tasks.create_task(self._find_left_over(), name="find leases of an earlier life")
         for tender in self._tenders.values():
             tender.moved.set()
-        if self._lapses != self.session.lapses:
-            self._lapses = self.session.lapses
+        standing = (self.session.lapses, self.session.usable)
+        if self._session_told != standing:  # what is held may be good for nothing now, or good again
+            self._session_told = standing
             for replica in list(self._tenders):
                 self.changed(replica)
 

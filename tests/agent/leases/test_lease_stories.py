@@ -12,6 +12,7 @@ from agent import keys
 from agent.consul.embedded.memory import MemoryConsul
 from agent.consul.embedded.store import Store
 from agent.edges import Edges, NodeSettings
+from agent.errors import Waiting
 from agent.keeper.protocol import HostRow
 from agent.leases.values import Token, read_record
 from agent.ledger import MemoryLedger
@@ -238,6 +239,27 @@ def test_a_node_cut_off_is_fenced_at_its_own_deadline_and_another_starts_after_2
         await asyncio.sleep(300)
         assert [node for _, node in fleet.witness.starts()] == ["a", "b"]
         assert "FENCED" in fleet.problems("a")
+
+    story(body)
+
+
+def test_reads_that_pass_while_renewals_do_not_keep_nothing_down_once_renewals_pass_again() -> None:
+    async def body(fleet: Fleet) -> None:
+        await fleet.begin("a")
+        consul = fleet.consuls["a"]
+        renew = consul.session_renew
+
+        async def refused(session: str) -> None:
+            raise Waiting("no leader", code="CONSUL_UNAVAILABLE")
+
+        consul.session_renew = refused  # type: ignore[method-assign]  # Consul elects, and answers from what it knows
+        await fleet.until(lambda: not fleet.running("a"))
+        await fleet.until(lambda: fleet.lease("a").state == "fenced")
+        await asyncio.sleep(5)
+        consul.session_renew = renew  # type: ignore[method-assign]
+        assert await fleet.until(lambda: fleet.running("a")) < 5
+        assert "FENCED" not in fleet.problems("a")
+        assert len(fleet.witness.starts()) == 2
 
     story(body)
 
