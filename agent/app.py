@@ -95,9 +95,11 @@ async def run_agent(settings: AgentSettings, *, stop_hosts: bool = False) -> Non
             running = asyncio.create_task(_run(agent, server, listening, settings), name="agent")
             stop = asyncio.create_task(stopping.wait(), name="stop")
             await asyncio.wait({running, stop}, return_when=asyncio.FIRST_COMPLETED)
+            left = await agent.stop_hosts() if stop_hosts and not running.done() else ()
             await _end(running, stop)
             if stop_hosts:
-                left = (*await agent.stop_hosts(), *await keeper.shutdown())
+                await agent.leave(left)
+                left = (*left, *await keeper.shutdown())
                 log.info("all hosts stopped" if not left else "some hosts are still up", left=left)
             else:
                 up = sorted(name for name, row in agent.table.rows.items() if row.pid)

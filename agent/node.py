@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 
 import structlog
 
@@ -56,6 +56,7 @@ class Agent:
         self._loaded = asyncio.Event()
         self._remembered = Remembered()
         self._told_failures: frozenset[str] = frozenset()
+        self._leaving = False
         self._problem = NodeProblems(lambda: self._applier.look_again(()))
         self.book = ReportBook(
             cluster=settings.cluster,
@@ -141,17 +142,20 @@ class Agent:
         await self._edges.ledger.close()
 
     async def stop_hosts(self, timeout: float = 60.0) -> tuple[str, ...]:
-        """Every host of this node is stopped, and gone from Consul if that answers; what is still up is returned.
+        """Every host of this node is stopped, and none is started any more; what is still up is returned.
 
-        For after `run` has ended: a running agent would heal them.
+        Best while `run` goes on: hosts may have a last message for the bus.
         """
-        left = await stop_all(self._edges.keeper, timeout)
+        self._leaving = True
+        return await stop_all(self._edges.keeper, timeout)
+
+    async def leave(self, left: Collection[str] = ()) -> None:
+        """Leases and entries in Consul are gone, if it answers; for after `run` has ended and all but `left` is stopped."""
         await self._leases.give_back(left)
         try:
             await self._registrar.leave()
         except TdieError as error:  # Consul's checks say so by themselves; what runs here must end all the same
             log.warning("entries in Consul stay until their checks lapse", error=str(error))
-        return left
 
     def _limits_wanted(self) -> bool:
         orders = self.assignment.replicas if self.assignment else ()
@@ -256,8 +260,9 @@ class Agent:
     # ------------------------------------------------------------------------------------------- what follows
 
     def _look(self, key: str) -> Step | None:
-        """What to do for a replica or package now. Nothing before an assignment was accepted and the keeper was read."""
-        if self.assignment is None or not self.table.known:
+        """What to do for a replica or package now. Nothing before an assignment was accepted and the keeper was read, nor once
+        everything is to stop."""
+        if self.assignment is None or not self.table.known or self._leaving:
             return None
         if key.startswith("package "):
             return self._stock.steps.get(key)

@@ -252,8 +252,10 @@ def test_what_is_left_stopped_by_hand_is_started_again_after_a_whole_stop() -> N
         await until(lambda: states(agent)["web.1"] == UP)
         await asyncio.sleep(60)
         assert states(agent)["web.0"] == ("Stopped", False)
-        await bench.stop()
         assert await agent.stop_hosts() == ()
+        await asyncio.sleep(60)
+        assert not bench.machine.rows  # nobody heals them
+        await bench.stop()
         again = bench.start()
         await until(lambda: states(again) == {"web.0": UP, "web.1": UP})
 

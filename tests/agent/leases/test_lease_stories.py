@@ -532,10 +532,11 @@ def test_an_agent_that_stops_its_hosts_gives_its_leases_back() -> None:
         await fleet.begin("a", "b")
         await fleet.order("b", "one.0")
         await fleet.until(lambda: fleet.lease("b").code == "WAITING_LEASE")
+        assert await fleet.agents["a"].stop_hosts() == ()
         task = fleet.tasks.pop("a")
         task.cancel()
         await asyncio.gather(task, return_exceptions=True)
-        assert await fleet.agents["a"].stop_hosts() == ()
+        await fleet.agents["a"].leave()
         assert await fleet.until(lambda: fleet.running("b")) < 1.5
 
     story(body)
