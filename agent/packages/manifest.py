@@ -130,6 +130,8 @@ def describe(error: ValidationError) -> list[str]:
     for problem in error.errors(include_url=False, include_context=False, include_input=False):
         path = ".".join(str(part) for part in problem["loc"])
         text = problem["msg"].removeprefix("Value error, ")
+        if problem["type"] == "model_type":
+            text = "expected an object"
         lines.append(f"{path}: {text}" if path else text)
     return lines
 

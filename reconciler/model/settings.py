@@ -11,10 +11,12 @@ from jsonschema.exceptions import SchemaError
 from jsonschema.validators import validator_for
 from referencing import Registry
 from referencing.exceptions import Unresolvable
+from referencing.jsonschema import DRAFT202012
 
 from agent.packages.manifest import Manifest
 from agent.packages.settings import overlaid
 from agent.wire import canonical_json
+from reconciler.model.wording import meant
 
 _REMEMBERED = 10_000
 _INTEGER = re.compile(r"[-+]?\d{1,18}", re.ASCII)
@@ -46,6 +48,7 @@ class SettingsRules:
                 raise ValueError(f"settingsSchema {at}: {error.message[:200]}") from error
             # An empty registry: a schema never makes the controller fetch another one.
             self._validator = kind(dict(self._schema), registry=Registry())
+            _check_references(self._schema)
 
     def effective(self, given: Mapping[str, Any]) -> tuple[dict[str, Any], list[Wrong]]:
         """The settings a replica gets, and everything the schema refuses about them; equal input may share one result."""
@@ -68,6 +71,25 @@ class SettingsRules:
         return settings, wrong
 
 
+def _check_references(schema: Mapping[str, Any]) -> None:
+    """ValueError for a `$ref` that leads nowhere within the schema itself. One that names its parts by `$id` is followed in use."""
+    rest, references = [schema], list[str]()
+    while rest:
+        for key, value in rest.pop().items():
+            if key == "$id":
+                return
+            if key in ("$ref", "$dynamicRef") and isinstance(value, str):
+                references.append(value)
+            elif key not in ("const", "enum", "default", "examples"):
+                rest += [item for item in (value if isinstance(value, list) else [value]) if isinstance(item, Mapping)]
+    resolver = Registry().resolver_with_root(DRAFT202012.create_resource(schema))
+    for reference in references:
+        try:
+            resolver.lookup(reference)
+        except Unresolvable as error:
+            raise ValueError(f"settingsSchema: $ref '{reference[:200]}' leads nowhere within it") from error
+
+
 def _wrong(error: Any, settings: Any) -> list[Wrong]:
     path = tuple(error.absolute_path)
     if (
@@ -78,12 +100,16 @@ def _wrong(error: Any, settings: Any) -> list[Wrong]:
         known = set(error.schema.get("properties", {}))
         patterns = [re.compile(pattern) for pattern in error.schema.get("patternProperties", {})]
         extra = [k for k in error.instance if k not in known and not any(p.search(k) for p in patterns)]
-        names = ", ".join(sorted(known)) or "none"
         return [
-            Wrong((*path, key), f"the package knows no setting '{key}'; it knows {names}", key=True) for key in extra
+            Wrong((*path, key), f"the package knows no setting '{key}'; {_known(key, known)}", True) for key in extra
         ]
     message = error.message if len(error.message) <= 300 else f"{error.message[:297]}…"
     return [Wrong(path, message)]
+
+
+def _known(key: str, known: set[str]) -> str:
+    close = meant(key, sorted(known))
+    return f"did you mean '{close}'?" if close else f"it knows {', '.join(sorted(known)) or 'none'}"
 
 
 def _converted(value: Any, schema: Any) -> Any:

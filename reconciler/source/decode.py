@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import types
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -13,6 +12,7 @@ from pydantic import BaseModel, ValidationError
 from reconciler.model.documents import API_VERSION, KINDS, AnyDocument, Cluster, Instance
 from reconciler.model.lease_figures import figures
 from reconciler.model.units import shown
+from reconciler.model.wording import dotted, meant
 from reconciler.source import yaml
 from reconciler.source.yaml import Flaw
 
@@ -151,34 +151,23 @@ def _flaw(document: yaml.Document, model: type[BaseModel], problem: Any) -> Flaw
     place = document.place(loc)
     if kind in _EXPECTED:
         quote = "; quote it" if kind == "string_type" and isinstance(value, int | float) else ""
-        return Flaw(*place, "WRONG_TYPE", f"{_dotted(loc)}: expected {_EXPECTED[kind]}, found {shown(value)}{quote}")
+        return Flaw(*place, "WRONG_TYPE", f"{dotted(loc)}: expected {_EXPECTED[kind]}, found {shown(value)}{quote}")
     if kind == "literal_error":
         choices = [str(choice) for choice in _choices(model, loc)]
         listed = _one_of(value, choices) if choices else f": {problem['msg']}"
-        return Flaw(*place, "WRONG_VALUE", f"{_dotted(loc)}: unknown value {shown(value)}{listed}")
+        return Flaw(*place, "WRONG_VALUE", f"{dotted(loc)}: unknown value {shown(value)}{listed}")
     if kind == "string_pattern_mismatch":
         what = "expected 64 hex digits" if field in ("sha256", "digest") else "expected up to 63 of a-z, 0-9 and '-'"
-        return Flaw(*place, "WRONG_VALUE", f"{_dotted(loc)}: {what}, found {shown(value)}")
+        return Flaw(*place, "WRONG_VALUE", f"{dotted(loc)}: {what}, found {shown(value)}")
     text = problem["msg"].removeprefix("Value error, ").removeprefix("Input ")
     found = "" if kind == "value_error" else f", found {shown(value)}"
-    return Flaw(*place, "WRONG_VALUE", f"{_dotted(loc)}: {text}{found}")
+    return Flaw(*place, "WRONG_VALUE", f"{dotted(loc)}: {text}{found}")
 
 
 def _one_of(given: Any, choices: Sequence[str], *, all_of_them: bool = True) -> str:
-    close = difflib.get_close_matches(str(given), choices, n=1, cutoff=0.6)
-    folded = {choice.lower(): choice for choice in choices}
-    if not close and str(given).lower() in folded:
-        close = [folded[str(given).lower()]]
-    if close:
-        return f"; did you mean '{close[0]}'?"
+    if (close := meant(str(given), choices)) is not None:
+        return f"; did you mean '{close}'?"
     return f"; expected {', '.join(choices[:-1])} or {choices[-1]}" if all_of_them and len(choices) > 1 else ""
-
-
-def _dotted(loc: Path) -> str:
-    text = ""
-    for part in loc:
-        text += f"[{part}]" if isinstance(part, int) else f".{part}" if text else part
-    return text
 
 
 def _fields(model: type[BaseModel] | None) -> list[str]:

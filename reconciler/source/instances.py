@@ -17,6 +17,7 @@ from agent.wire import (
 )
 from reconciler.model.desired import Dependency, InstanceSpec, Place, Placement, UpdatePolicy
 from reconciler.model.documents import Health, Instance, InstanceBody
+from reconciler.model.wording import dotted
 from reconciler.source.decode import Found, Path
 from reconciler.source.shelf import Packaged
 
@@ -117,8 +118,7 @@ def _kinds(body: InstanceBody, package: Packaged, publisher: Packaged | None) ->
 def _settings(given: Mapping[str, Any], package: Packaged, at: Path, complaints: list[Complaint]) -> dict[str, Any]:
     settings, wrong = package.rules.effective(given)
     for path, message, key in wrong:
-        dotted = ".".join(str(part) for part in path)
-        text = f"{dotted}: {message} ({package.ref})" if dotted else f"{message} ({package.ref})"
+        text = f"{dotted(path)}: {message} ({package.ref})" if path else f"{message} ({package.ref})"
         complaints.append(((*at, *path), "SETTINGS", text, key))
     return settings
 

@@ -22,6 +22,7 @@ from agent.wire import PackageRef
 from reconciler import components
 from reconciler.model.documents import PackageBody
 from reconciler.model.settings import SettingsRules
+from reconciler.model.wording import meant
 from reconciler.source.walk import MAX_PACKAGE, PLAIN, PROGRAM, Tree
 
 
@@ -203,8 +204,9 @@ def _tree_content(tree: Tree, path: str) -> Content:
 
 def _builtin_content(name: str) -> Mapping[str, tuple[bytes, bool]]:
     if name not in components.names():
-        known = ", ".join(components.names())
-        raise Invalid(f"there is no built-in package '{name}'; there is {known}", code="PKG_MISSING")
+        close = meant(name, components.names())
+        known = f"did you mean '{close}'?" if close else f"there is {', '.join(components.names())}"
+        raise Invalid(f"there is no built-in package '{name}'; {known}", code="PKG_MISSING")
     # The README is for people who read the source: a better sentence must not replace running processes.
     return {path: file for path, file in read_folder(components.folder(name)).items() if path != README}
 

@@ -134,14 +134,14 @@ def test_settings_are_laid_over_defaults_and_spelled_values_converted() -> None:
 
 
 def test_schemas_of_packages_never_reach_out_and_never_crash() -> None:
-    for schema in (
-        {"$ref": "http://127.0.0.1:1/x"},
-        {"$ref": "#/nowhere"},
-        {"$ref": "#"},
-        {"$ref": "file:///etc/passwd"},
-    ):
-        _, wrong = rules(schema).effective({"a": 1})
+    for elsewhere in ("http://127.0.0.1:1/x", "#/nowhere", "file:///etc/passwd"):
+        with pytest.raises(ValueError, match="leads nowhere"):
+            rules({"properties": {"b": {"anyOf": [{"$ref": elsewhere}]}}})
+        _, wrong = rules({"$id": "http://127.0.0.1:1/y", "allOf": [{"$ref": elsewhere}]}).effective({"a": 1})
         assert [w.path for w in wrong] == [()]
+    _, wrong = rules({"$ref": "#"}).effective({"a": 1})
+    assert [w.path for w in wrong] == [()]
+    assert rules({"properties": {"$ref": {"const": {"$ref": "x"}}}}).effective({"a": 1})[1] == []
     with pytest.raises(ValueError, match="settingsSchema"):
         rules({"type": 5})
 
