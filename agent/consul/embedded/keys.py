@@ -102,6 +102,7 @@ class Keys(Base):
                 self._write(replace(entry, session=""), index)
             if session.lock_delay > 0:
                 self.delays[entry.key] = self.now() + session.lock_delay
+                self.lapses("delay", entry.key, self.delays[entry.key])
                 self.saved("delay", entry.key, {"seconds": session.lock_delay})
 
     def end_delays(self) -> None:

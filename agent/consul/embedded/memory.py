@@ -213,11 +213,17 @@ class MemoryConsul:
         waker = asyncio.Event()
         self._waiting[waker] = None
         try:
-            await until_changed(self.store, relevant, current, index, wait, waker=waker, interrupted=lambda: self._cut)
+            await until_changed(
+                self.store, relevant, current, index, wait, waker=waker, interrupted=self._interruption()
+            )
         finally:
             self._waiting.pop(waker, None)
         self._reachable(doing)
         return next_index(index, current()), content()
+
+    def _interruption(self) -> Callable[[], bool]:
+        """Says whether who begins to wait now is answered although nothing changed."""
+        return lambda: self._cut
 
     def _reachable(self, doing: str) -> None:
         if self._cut:

@@ -62,7 +62,9 @@ class Services(Sessions):
         check.expires = None if check.ttl is None else self.now() + check.ttl
         if check.status == "critical" and check.critical_since is None:
             check.critical_since = self.now()
-        if held is not None and held.body() == check.body():
+        self.lapses("check", check.id, check.expires)
+        self.lapses("check", check.id, self.deregister_at(check))
+        if held is not None and held.same(check):
             self.checks[check.id] = check
             return
         check.modify = self.bump()
@@ -79,6 +81,7 @@ class Services(Sessions):
         if status not in STATES:
             raise Rejected(400, f"Invalid check status: '{status}'")
         held.expires = self.now() + held.ttl
+        self.lapses("check", check, held.expires)
         self.observe(check, status, output)
 
     def observe(self, check: str, status: str, output: str) -> None:
@@ -94,6 +97,7 @@ class Services(Sessions):
             held.critical_since = None
         elif held.status != "critical":
             held.critical_since = self.now()
+            self.lapses("check", check, self.deregister_at(held))
         held.status, held.output, held.modify = status, output, self.bump()
         self._touch(held.service_name, held.modify)
         self.saved("check", check, held)

@@ -76,6 +76,7 @@ class Sessions(Keys):
         if held is None:
             raise Rejected(404, f"Session id '{session}' not found")
         held.expires = None if held.ttl is None else self.now() + held.ttl * TTL_MULTIPLIER
+        self.lapses("session", session, held.expires)
         return held
 
     def destroy_session(self, session: str) -> None:

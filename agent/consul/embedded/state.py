@@ -28,6 +28,14 @@ class Row:
         raw = {name: value for name, value in asdict(self).items() if name not in type(self).VOLATILE}
         return {name: _packed(value) for name, value in raw.items()}
 
+    def same(self, other: Self) -> bool:
+        """Whether both are kept as the same row."""
+        return all(
+            getattr(self, each.name) == getattr(other, each.name)
+            for each in fields(self)
+            if each.name not in type(self).VOLATILE
+        )
+
     @classmethod
     def read(cls, body: dict[str, Any]) -> Self:
         """Raises KeyError or TypeError when the body is not one of these rows."""

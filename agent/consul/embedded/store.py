@@ -35,17 +35,19 @@ class Store(Services):
 
     def advance(self) -> None:
         """Whatever was due by now has happened: expired sessions and checks, ended lock-delays."""
-        self.expire_checks()
-        self.expire_sessions()
-        self.end_delays()
+        due = self.next_due()
+        if due is not None and due <= self.now():
+            self.expire_checks()
+            self.expire_sessions()
+            self.end_delays()
 
-    def next_due(self) -> float | None:
-        """When, on the store's clock, `advance` next has something to do; None: never, as things are."""
-        times = [session.expires for session in self.sessions.values()]
-        times += [check.expires for check in self.checks.values()]
-        times += [self.deregister_at(check) for check in self.checks.values()]
-        times += self.delays.values()
-        return min((each for each in times if each is not None), default=None)
+    def _lapses_at(self, kind: Kind, name: str, at: float) -> bool:
+        if kind == "session":
+            return name in self.sessions and self.sessions[name].expires == at
+        if kind == "delay":
+            return self.delays.get(name) == at
+        check = self.checks.get(name)
+        return check is not None and at in (check.expires, self.deregister_at(check))
 
     def transact(self, ops: list[Op]) -> list[Entry]:
         """All or nothing. Raises TxnFailed with every operation that could not be done."""
@@ -79,8 +81,11 @@ class Store(Services):
                 self.checks[name] = check = Check.read(body)
                 check.expires = None if check.ttl is None else now + check.ttl
                 check.critical_since = now if check.status == "critical" else None
+                self.lapses("check", name, check.expires)
+                self.lapses("check", name, self.deregister_at(check))
             elif kind == "delay":
                 self.delays[name] = now + body["seconds"]
+                self.lapses("delay", name, self.delays[name])
             elif kind == "name":
                 self.names[name] = body["index"]
             elif kind == "event":
