@@ -94,7 +94,8 @@ class Fleet:
         self._epoch = epoch
         self._patience_until = Monotonic(now + 3 * self._beat_ttl) if fresh_consul else now
         for name, node in self._nodes.items():
-            node.view = replace(node.view, presence=Presence.JOINING)
+            # What an earlier leadership of ours knew of it may be long over: others have led since.
+            node.view = replace(views.unknown(name, now), presence=Presence.JOINING, api=node.view.api)
             node.catalog = Witness(Says.UNKNOWN, now)
             node.poll = Witness(Says.UNKNOWN, now)
             node.follower = None

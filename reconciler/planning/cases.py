@@ -78,6 +78,7 @@ class Step:
     prunes: bool = False  # of an instance that is not in Git any more
     dead: bool = False  # what would be taken away does not work anyway
     forced: bool = False  # a deadline has passed: availability does not hold it back
+    adopts: bool = False  # runs there already, on a node that does not remember who ordered it
 
     @property
     def takes_away(self) -> bool:

@@ -23,7 +23,7 @@ from reconciler.planning.cases import (
 )
 from reconciler.planning.compare import Pair, astray, compare
 from reconciler.planning.explain import counted, listed
-from reconciler.planning.fleet import Sighting
+from reconciler.planning.fleet import Sighting, forgetful
 from reconciler.planning.leftovers import leftovers, leftovers_of_replica, note_deadline
 from reconciler.planning.outlook import Homes, Stay
 from reconciler.planning.place import Seats, leave_fault, port_taken
@@ -120,16 +120,21 @@ def _start(
     """A replica that no answering node has: find it a place and start it there."""
     case.missing += 1
     fault = ""
-    if not node:
+    already = _where_it_runs(world, spec, name)
+    if not node and already and seats.take_at(already):
+        node = already
+    elif not node:
         node = seats.take()
         fault = "" if node else seats.why_none()
     elif not world.fleet.sites[node].silent:
         fault = _no_room(world, spec, node)
     cause, reason = _why_start(world, spec, name, node, lost)
+    if already and node == already:
+        cause, reason = Cause.DRIFT, f"runs there already; {node} does not remember who ordered it"
     change = make_change(
         world, Verdict.START, cause, replica=name, instance=spec.name, node=node, spec=spec, before=lost, reason=reason
     )
-    step = Step(change)
+    step = Step(change, adopts=bool(already) and node == already)
     case.steps.append(step)
     if lost is not None and world.mass_failure:
         lost_nodes = f"{len(world.lost)} of {counted(len(world.desired.cluster.nodes), 'node')} lost"
@@ -142,6 +147,12 @@ def _start(
         step.held(HoldReason.NODE_SILENT, f"{listed(others)} may run it already and did not answer yet", others)
     else:
         step.puts = make_order(world, spec, name, node)
+
+
+def _where_it_runs(world: World, spec: InstanceSpec, name: str) -> str:
+    """The node on which a replica runs that has forgotten its orders; empty if there is none."""
+    found = world.fleet.of(spec.name).get(name, ())
+    return next((s.node for s in found if s.entry is None and forgetful(world.view(s.node))), "")
 
 
 def _no_room(world: World, spec: InstanceSpec, node: str) -> str:

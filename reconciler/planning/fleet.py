@@ -70,6 +70,11 @@ def _shows(entry: ReplicaOrder, row: ReplicaView) -> bool:
     return row.spec_hash == entry.spec_hash and row.replica == entry.replica
 
 
+def forgetful(view: NodeView) -> bool:
+    """Whether a node shows replicas and does not remember who ordered them: its agent lost what it had written down."""
+    return view.assignment is None and bool(view.replicas)
+
+
 Sightings = Mapping[str, tuple[Sighting, ...]]  # by replica; by node name within
 Seen = dict[tuple[str, str], Sighting]  # by node and replica
 NOWHERE: Sightings = {}
@@ -168,12 +173,10 @@ class Fleet:
 
 
 def sightings(view: NodeView) -> Iterator[Sighting]:
-    """Every replica a node was told to run, or still shows although it was told not to."""
-    if view.assignment is None:
-        return
+    """Every replica a node was told to run, or still shows although it was told not to, or does not remember being told."""
     rows = view.replicas
     taken = set()
-    for entry in view.assignment.replicas:
+    for entry in () if view.assignment is None else view.assignment.replicas:
         row = rows.get(entry.replica)
         if entry.renamed_from is not None:
             taken.add(entry.renamed_from)

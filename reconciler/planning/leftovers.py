@@ -23,10 +23,18 @@ def leftovers_of_replica(
         if other is home or world.presence(other.node) is Presence.LOST:
             continue
         if home is None or world.forsaken(home):
-            if other.entry is None:
+            if other.entry is None and not _adopted(case, other):
                 _stopping(world, case, other)
             continue
         _second_copy(world, spec, case, home, other, own)
+
+
+def _adopted(case: Case, sighting: Sighting) -> bool:
+    """Whether what runs there is to be ordered there (anew)."""
+    return any(
+        step.adopts and (step.change.replica, step.change.node) == (sighting.replica, sighting.node)
+        for step in case.steps
+    )
 
 
 def _second_copy(

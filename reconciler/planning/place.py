@@ -120,10 +120,22 @@ class Seats:
         self._begin()
         chosen = self._untouched(avoid) or self._best(avoid)
         if chosen:
-            self.own[chosen] += 1
-            self._see(chosen)
-            self.outlook.rooms.add(self.openings.fleet, chosen, self.instance.spec, self.instance.policy)
+            self._took(chosen)
         return chosen
+
+    def _took(self, node: str) -> None:
+        self.own[node] += 1
+        self._see(node)
+        self.outlook.rooms.add(self.openings.fleet, node, self.instance.spec, self.instance.policy)
+
+    def take_at(self, node: str) -> bool:
+        """Whether this very node has room for one more replica, which then is counted as taken."""
+        self._begin()
+        sites, _ = self.openings.of(self.instance.placement.where)
+        if all(site.name != node for site in sites) or self._full(node):
+            return False
+        self._took(node)
+        return True
 
     def pass_by(self, home: Sighting) -> None:
         """A replica that this situation brought to its node has its turn."""

@@ -7,9 +7,10 @@ from reconciler.model.desired import DesiredState
 from reconciler.model.observed import ObservedState, Presence, Record
 from reconciler.model.plan import Change, Hold, NodeTarget, Plan, Verdict
 from reconciler.planning import holds, keep_up, prune, waves
-from reconciler.planning.cases import Case, World
+from reconciler.planning.cases import Case, Step, World
 from reconciler.planning.checks import check
 from reconciler.planning.examine import examine, stay_of
+from reconciler.planning.fleet import forgetful
 from reconciler.planning.ids import digest_of_changes
 from reconciler.planning.leftovers import gone
 from reconciler.planning.memo import Memo
@@ -148,12 +149,18 @@ def _targets(world: World, cases: list[Case], ahead: Wanted, memo: Memo) -> dict
     everywhere = fleet.moved or memo.last is None
     nodes = set(fleet.sites) if everywhere else fleet.changed | memo.loose | edited.keys() | ahead.keys()
     found = {}
-    for node in sorted(nodes):
+    forgotten = {node for node in nodes if node in fleet.views and forgetful(fleet.views[node])}
+    waiting = {step.change.node for case in cases for step in case.steps if _waits(step)} if forgotten else set()
+    for node in sorted(nodes - (forgotten & waiting)):  # what runs there would be stopped by an assignment without it
         next_one = target(world, node, edited.get(node, {}), ahead, memo.texts)
         if next_one is not None:
             found[node] = next_one
-    memo.loose = found.keys() | edited.keys() | ahead.keys()
+    memo.loose = found.keys() | edited.keys() | ahead.keys() | forgotten
     return found
+
+
+def _waits(step: Step) -> bool:
+    return step.change.verdict is Verdict.START and step.hold is not None and not step.in_flight
 
 
 def _look_again_at(cases: list[Case]) -> Monotonic | None:

@@ -19,6 +19,7 @@ from agent.wire import (
 from reconciler.model.desired import ClusterSpec
 from reconciler.model.plan import NodeTarget
 from reconciler.planning.cases import Case, World, packages_of
+from reconciler.planning.fleet import forgetful
 from reconciler.planning.packages import Wanted
 
 Texts = dict[str, dict[str, tuple[ReplicaOrder, bytes]]]  # node -> replica -> an entry and its canonical JSON
@@ -62,13 +63,18 @@ def target(
     packages += ahead.get(node, {}).values()
     wanted = sorted({_key(package): package for package in packages}.items())
     policy = policy_of(world.desired.cluster)
-    if not changes and [key for key, _ in wanted] == _held_packages(held) and (held is None or held.policy == policy):
+    if (
+        not forgetful(view)
+        and not changes
+        and [key for key, _ in wanted] == _held_packages(held)
+        and (held is None or held.policy == policy)
+    ):
         return None
     orders = tuple(_package_order(package) for _, package in wanted)
     replicas = tuple(entries[name] for name in sorted(entries))
     spelled = _spelled(texts, node, replicas)
     digest = digest_of_content((package_text(order.package) for order in orders), spelled, policy)
-    if digest == (content_digest((), ()) if held is None else held.digest):
+    if digest == (content_digest((), ()) if held is None else held.digest) and not forgetful(view):
         return None
     return NodeTarget(node, orders, replicas, digest, policy)
 

@@ -100,7 +100,7 @@ def _late_dependencies(
 def _gate(step: Step, earlier: list[str], late: list[tuple[str, str]]) -> None:
     verdict = step.change.verdict
     leaving = verdict is Verdict.MOVE and step.puts is None and step.drops  # the second half of a move
-    if step.in_flight or verdict in (Verdict.RENAME, Verdict.STOP) or leaving:
+    if step.in_flight or step.adopts or verdict in (Verdict.RENAME, Verdict.STOP) or leaving:
         return
     if late:
         step.held(HoldReason.DEPENDENCY, late[0][1], tuple(name for name, _ in late))
