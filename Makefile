@@ -1,7 +1,7 @@
 # Everything a fresh machine with Git, make and Python 3.11 needs. `make demo` and `make test` do all the set-up.
 PYTHON ?= python3
 BIN := .venv/bin
-.PHONY: demo demo-check test bench sim lease-rounds lint types imports schemas check pins clean
+.PHONY: demo demo-check test bench sim sim-nightly sim-mutants lease-rounds lint types imports schemas check pins clean
 
 .venv/.ready: requirements-dev.txt pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "tdie needs Python 3.11 or later: make PYTHON=...")'
@@ -28,6 +28,12 @@ sim: .venv/.ready           ## seeded histories of the whole system with faults,
 
 lease-rounds: .venv/.ready  ## trouble for a strict lease with real processes and a real Consul, seen by an outside witness
 	$(BIN)/python -m tests.e2e.rounds --rounds 50
+
+sim-nightly: .venv/.ready   ## 25,000 of them; interrupted, it goes on where it was
+	$(BIN)/python -m reconciler.simulation --seeds 25000 --notes .cache/sim-nightly.jsonl
+
+sim-mutants: .venv/.ready   ## systems broken on purpose: which history shows it (writes tests/sim/caught.txt)
+	$(BIN)/python -m tests.sim.mutants
 
 lint: .venv/.ready
 	$(BIN)/ruff check .

@@ -1,30 +1,100 @@
-"""`python -m reconciler.simulation [--seeds N] [--from N]`: seeded histories, one line for each that broke a promise."""
+"""`python -m reconciler.simulation [--seeds N] [--from N]`: seeded histories, one line for each that broke a promise.
+
+With `--notes FILE` what is done is written down, and the next call with the same code goes on from there.
+"""
 
 from __future__ import annotations
 
 import argparse
+import hashlib
+import json
 import os
 import sys
 import time
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
+from dataclasses import asdict, dataclass
+from pathlib import Path
 
 import structlog
 
-from reconciler.simulation.history import Outcome, run
+from reconciler.simulation.history import run
 
 TARGET = 1000.0  # simulated seconds in a second of one core (FAULTS §4)
 CRITICAL = 50
+CHUNK = 25  # histories that one process plays before it says so
+EVERY = 60.0  # seconds between lines of progress
+ROOT = Path(__file__).parents[2]
 
 
-def _quiet() -> None:
+@dataclass(frozen=True, slots=True)
+class Played:
+    """What became of some histories."""
+
+    first: int
+    count: int
+    faults: int
+    simulated: float  # seconds
+    took: float  # seconds of one core
+    broken: tuple[tuple[str, ...], ...] = ()  # for each that broke a promise: its seed, faults and what was seen
+
+
+def play(first: int, count: int) -> Played:
+    """The histories of these seeds, one after the other."""
     structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(CRITICAL))
+    began = time.process_time()
+    outcomes = [run(seed) for seed in range(first, first + count)]
+    broken = tuple(
+        (
+            f"seed {each.seed} broke a promise; its faults and what was seen:",
+            *each.story,
+            *map(str, each.violations[:20]),
+        )
+        for each in outcomes
+        if each.violations
+    )
+    faults, simulated = sum(each.faults for each in outcomes), sum(each.simulated for each in outcomes)
+    return Played(first, count, faults, simulated, time.process_time() - began, broken)
 
 
-def outcomes(first: int, count: int, jobs: int) -> Iterator[Outcome]:
-    """The histories of these seeds, in order."""
-    with ProcessPoolExecutor(jobs, initializer=_quiet) as pool:
-        yield from pool.map(run, range(first, first + count), chunksize=4)
+def code() -> str:
+    """12 hex digits over everything that a history runs: with other code it is another history."""
+    whole = hashlib.sha256()
+    for folder in ("agent", "reconciler"):
+        for path in sorted((ROOT / folder).rglob("*.py")):
+            whole.update(path.read_bytes())
+    return whole.hexdigest()[:12]
+
+
+class Notes:
+    """What was played already, a line for each chunk; nothing is kept without a file."""
+
+    def __init__(self, path: Path | None) -> None:
+        self._path = path
+        self._code = code()
+        self.played: dict[int, Played] = {}
+        if path is not None and path.exists():
+            for line in path.read_text(encoding="utf-8").splitlines():
+                row = json.loads(line)
+                if row.pop("code") == self._code:
+                    row["broken"] = tuple(tuple(each) for each in row["broken"])
+                    self.played[row["first"]] = Played(**row)
+
+    def add(self, played: Played) -> None:
+        """These are done."""
+        self.played[played.first] = played
+        if self._path is not None:
+            self._path.parent.mkdir(parents=True, exist_ok=True)
+            with self._path.open("a", encoding="utf-8") as file:
+                file.write(json.dumps({"code": self._code, **asdict(played)}) + "\n")
+
+
+def play_all(first: int, count: int, jobs: int, notes: Notes) -> Iterator[Played]:
+    """All histories that the notes do not have yet."""
+    starts = [start for start in range(first, first + count, CHUNK) if start not in notes.played]
+    sizes = [min(CHUNK, first + count - start) for start in starts]
+    with ProcessPoolExecutor(jobs) as pool:
+        yield from pool.map(play, starts, sizes)
 
 
 def main() -> int:
@@ -33,24 +103,43 @@ def main() -> int:
     parser.add_argument("--seeds", type=int, default=200, help="how many histories")
     parser.add_argument("--from", type=int, default=0, dest="first", help="the first seed")
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1)
+    parser.add_argument("--notes", type=Path, help="file to go on from")
     asked = parser.parse_args()
-    began, simulated, faults, broken = time.monotonic(), 0.0, 0, 0
-    for outcome in outcomes(asked.first, asked.seeds, asked.jobs):
-        simulated += outcome.simulated
-        faults += outcome.faults
-        if outcome.violations:
-            broken += 1
-            sys.stdout.write(f"seed {outcome.seed} broke a promise; its faults and what was seen:\n")
-            for line in (*outcome.story, *map(str, outcome.violations)):
-                sys.stdout.write(f"  {line}\n")
-    took = time.monotonic() - began
-    speed = simulated / (took * asked.jobs)
+    notes = Notes(asked.notes)
+    for row in notes.played.values():
+        _tell(row)
+    began = said = time.monotonic()
+    for played in play_all(asked.first, asked.seeds, asked.jobs, notes):
+        notes.add(played)
+        _tell(played)
+        if asked.notes is not None and time.monotonic() - said > EVERY:
+            said = time.monotonic()
+            sys.stdout.write(f"{_done(notes):,} of {asked.seeds:,} histories\n")
+            sys.stdout.flush()
+    sys.stdout.write(_report(notes, time.monotonic() - began))
+    return 1 if any(each.broken for each in notes.played.values()) else 0
+
+
+def _done(notes: Notes) -> int:
+    return sum(each.count for each in notes.played.values())
+
+
+def _tell(played: Played) -> None:
+    for story in played.broken:
+        sys.stdout.write("\n  ".join(story) + "\n")
+    sys.stdout.flush()
+
+
+def _report(notes: Notes, elapsed: float) -> str:
+    rows = notes.played.values()
+    simulated, took = sum(each.simulated for each in rows), sum(each.took for each in rows)
+    broken, speed = sum(len(each.broken) for each in rows), simulated / max(took, 0.001)
     verdict = "met" if speed >= TARGET else "MISSED"
-    sys.stdout.write(
-        f"{asked.seeds} histories, {faults} faults, {simulated / 3600:.0f} simulated hours in {took:.0f} s: "
-        f"{broken} broke a promise; {speed:,.0f}× real time per core, target ≥ {TARGET:,.0f}×: {verdict}\n"
+    return (
+        f"{_done(notes):,} histories, {sum(each.faults for each in rows):,} faults, {simulated / 3600:,.0f} simulated hours "
+        f"in {elapsed:,.0f} s ({took:,.0f} s of a core): {broken} broke a promise; "
+        f"{speed:,.0f}× real time per core, target ≥ {TARGET:,.0f}×: {verdict}\n"
     )
-    return 1 if broken else 0
 
 
 if __name__ == "__main__":

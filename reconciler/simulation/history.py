@@ -3,35 +3,30 @@
 from __future__ import annotations
 
 import asyncio
-import hashlib
 import random
 import string
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from agent.errors import TdieError
-from agent.wire import PackageRef, ReplicaSpec
 from reconciler import answers
-from reconciler.model.desired import (
-    ClusterSpec,
-    DesiredState,
-    FailoverPolicy,
-    InstanceSpec,
-    NodeSpec,
-    Placement,
-    Share,
-    SyncPolicy,
-    UpdatePolicy,
-)
+from reconciler.execution.leadership import Term
+from reconciler.loop import Loop
+from reconciler.model.desired import DesiredState
 from reconciler.simulation import virtual
+from reconciler.simulation.commits import Repository
 from reconciler.simulation.faults import FAULTS
 from reconciler.simulation.hosts import Machine
-from reconciler.simulation.observer import Observer, Violation
+from reconciler.simulation.observer import Observer
+from reconciler.simulation.rest import at_rest
+from reconciler.simulation.truth import Violation
 from reconciler.simulation.world import CLUSTER, World
 
 LENGTH = 1800.0  # simulated seconds with faults
-REST = 900.0  # … after the last one, within which everything must be as wanted
+ELECTED = 100.0  # … after the last one, within which exactly one controller leads (2T+D of FAULTS §0)
+REST = 900.0  # … and within which everything must be as wanted, after a commit that changes all of it
 CONTROLLERS = ("one", "two", "three")
-NAMES = ("ant", "bee", "cat", "dog", "elk", "fox")
+LOOK = 0.5  # seconds between looks whether a promise was broken or all is well
+SECRET = "s3cret-canary"
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,15 +47,15 @@ class History:
     def __init__(self, seed: int) -> None:
         self.random = random.Random(seed)
         self.world = World(seed)
-        self.observer = Observer(self.world.clock, lambda: [node.machine for node in self.world.nodes.values()])
-        self.world.witness = self.observer
-        self.world.accepted = self.observer.accepted
-        self.observer.drained = self._drained
-        self._instances: dict[str, InstanceSpec] = {}
-        self._commits = 0
-        self._versions = 0
-        self._wishes: set[str] = set()
+        self.observer = Observer(self.world.clock, self.world, SECRET)
+        self.truth = self.observer.truth
+        self.world.watcher = self.observer
+        self.git = Repository(self.random, CLUSTER, SECRET, self._pushed)
         self.story: list[str] = []
+
+    def _pushed(self, desired: DesiredState) -> None:
+        self.truth.pushed(desired)
+        self.world.push(desired)
 
     # ------------------------------------------------------------------------------------------- what faults use
 
@@ -73,8 +68,13 @@ class History:
     def has_agent(self, node: str) -> bool:
         return self.world.nodes[node].agent is not None
 
-    def some_controller(self) -> str:
-        return self.random.choice(CONTROLLERS)
+    def some_controller(self) -> str | None:
+        """One that runs; the leader more often than others, as more depends on it."""
+        running = sorted(self.world.controllers)
+        leading = [name for name in running if self.world.controllers[name].loop.board.term is not None]
+        if leading and self.random.random() < 0.6:
+            return self.random.choice(leading)
+        return self.random.choice(running) if running else None
 
     def some_host(self) -> tuple[Machine, str] | None:
         """A process that runs somewhere."""
@@ -87,106 +87,48 @@ class History:
         ]
         return self.random.choice(found) if found else None
 
-    def push(self, *, broken: bool = False, missing: bool = False) -> str:
-        """A new commit; returns the version (name@version) it brings, if it brings one."""
-        version = ""
-        action = self.random.choice(["version", "version", "scale", "settings", "add", "drop", "policy"])
-        if broken or missing:
-            action = "version"
-        name = self.random.choice(sorted(self._instances) or list(NAMES))
-        spec = self._instances.get(name)
-        if spec is None or action == "add":
-            name = self.random.choice(NAMES)
-            spec = self._instances.get(name) or self._new(name)
-        if action == "version":
-            spec = self._with_version(spec)
-            version = str(spec.spec.package)
-        elif action == "scale" and spec.replicas is not None:
-            spec = replace(spec, replicas=self.random.randint(1, 6))
-        elif action == "settings":
-            settled = spec.spec.model_copy(update={"settings": {"x": self.random.randint(0, 9)}})
-            spec = replace(spec, spec=settled, spec_hash=settled.hash())
-        elif action == "policy":
-            spec = replace(spec, update=self._update())
-        self._instances[name] = spec
-        if action == "drop" and len(self._instances) > 2:
-            del self._instances[name]
-        if broken:
-            for node in self.world.nodes.values():
-                node.machine.broken.add(version)
-        if missing:
-            self.world.missing.add(version)
-        self._publish()
-        return version
+    def add_node(self) -> str:
+        """A new machine with an agent; empty when there are enough."""
+        if len(self.world.nodes) >= 11:
+            return ""
+        name = string.ascii_lowercase[len(self.world.nodes)]
+        self.world.add_machine(name)
+        self.world.start_agent(name)
+        return name
 
-    def mend(self, version: str) -> None:
-        """The version works from now on, wherever it is started."""
-        for node in self.world.nodes.values():
-            node.machine.broken.discard(version)
+    def leading(self) -> tuple[Loop, Term] | None:
+        """The leader and its term, if somebody leads."""
+        leader = self.world.leader()
+        return None if leader is None or leader.board.term is None else (leader, leader.board.term)
 
     async def wish(self, name: str, *, drain: bool) -> bool:
         """A person asks the leader to drain a node or to take it back; False when nobody leads."""
-        leader = self.world.leader()
-        if leader is None or leader.board.term is None:
+        if (found := self.leading()) is None:
             return False
-        session = leader.board.term.session
+        leader, term = found
         try:
             if drain:
-                await leader.node_wishes.cordon(name, session, who="ann", why="", drain=True, within=120.0)
-                self._wishes.add(name)
+                await leader.node_wishes.cordon(name, term.session, who="ann", why="", drain=True, within=120.0)
+                self.truth.asked.add(name)
             else:
-                await leader.node_wishes.uncordon(name, session)
+                await leader.node_wishes.uncordon(name, term.session)
         except TdieError:
             return False
         return True
 
-    def _drained(self, node: str) -> bool:
-        return node in self._wishes
-
-    # ------------------------------------------------------------------------------------------- commits
-
-    def _new(self, name: str) -> InstanceSpec:
-        package = PackageRef(name=name, version="1.0.0", digest="")
-        spec = ReplicaSpec(package=package)
-        count = self.random.randint(1, 5)
-        shape = {"per_node": 1} if self.random.random() < 0.25 else {"replicas": count}
-        placement = Placement(
-            spread=self.random.choice(["", "zone"]),
-            strategy=self.random.choice(["least-loaded", "least-loaded", "pack", "evenness"]),
-        )
-        made = InstanceSpec(name, spec, spec.hash(), placement=placement, update=self._update(), **shape)  # type: ignore[arg-type]  # one of two ints
-        return self._with_version(made)
-
-    def _update(self) -> UpdatePolicy:
-        return UpdatePolicy(
-            max_parallel=self.random.choice([Share(1), Share(1), Share(2), Share(50, percent=True)]),
-            min_healthy_time=self.random.choice([0.0, 1.0, 10.0]),
-            healthy_deadline=30.0,
-        )
-
-    def _with_version(self, instance: InstanceSpec) -> InstanceSpec:
-        self._versions += 1
-        version = f"1.{self._versions}.0"
-        digest = hashlib.sha256(f"{instance.name}@{version}".encode()).hexdigest()
-        package = PackageRef(name=instance.name, version=version, digest=digest)
-        spec = instance.spec.model_copy(update={"package": package})
-        return replace(instance, spec=spec, spec_hash=spec.hash())
-
-    def _publish(self) -> None:
-        self._commits += 1
-        nodes = {
-            name: NodeSpec(name, {"zone": "xy"[number % 2]}) for number, name in enumerate(sorted(self.world.nodes))
-        }
-        cluster = ClusterSpec(
-            CLUSTER,
-            nodes,
-            sync=SyncPolicy(max_prune=Share(100, percent=True)),
-            failover=FailoverPolicy(lost_after=15.0),
-        )
-        instances = {name: self._instances[name] for name in sorted(self._instances)}
-        desired = DesiredState(f"{self._commits:040x}", cluster, instances, subject=f"commit {self._commits}")
-        self.observer.pushed(desired)
-        self.world.push(desired)
+    async def confirm(self) -> None:
+        """A person lets go what left Git, as the plan shows it."""
+        if (found := self.leading()) is None or found[0].board.plan is None:
+            return
+        leader, term = found
+        plan = leader.board.plan
+        if plan is not None and plan.prune_digest:
+            try:
+                await leader.record.confirm_prune(plan.prune_digest, "ann", term.session)
+            except TdieError:
+                return
+            self.truth.confirmed.add(plan.commit)
+            leader.record_changed()
 
     # ------------------------------------------------------------------------------------------- the history
 
@@ -198,9 +140,7 @@ class History:
             world.start_agent(name)
         for name in CONTROLLERS:
             world.start_controller(name)
-        for name in self.random.sample(NAMES, self.random.randint(3, 5)):
-            self._instances[name] = self._new(name)
-        self._publish()
+        self.git.begin(world.nodes)
         await asyncio.sleep(10.0)
         async with asyncio.TaskGroup() as tasks:
             moments = sorted(self.random.uniform(0.0, LENGTH) for _ in range(self.random.randint(20, 50)))
@@ -211,7 +151,7 @@ class History:
                 fault = self.random.choices([f for _, f in FAULTS], [weight for weight, _ in FAULTS])[0]
                 said = f"{world.clock.now():9.3f}  {fault.__name__.replace('_', ' ')}"
                 self.story.append(said)
-                self.observer.note(said)
+                self.truth.note(said)
                 tasks.create_task(fault(self), name=f"fault {number}")
         await self._rest()
 
@@ -231,30 +171,38 @@ class History:
             world.cut_controller(name, consul=False, nodes=False)
         world.consul_away(False)
         world.missing.clear()
-        for name in sorted(self._wishes):
+        try:
+            await world.until(self._one_leads, ELECTED, LOOK)
+        except TimeoutError:
+            self.truth.broken("one controller leads", f"{self._leaders()} lead")
+        for name in sorted(self.truth.asked):
             for _ in range(120):
                 if await self.wish(name, drain=False):
                     break
                 await asyncio.sleep(1.0)  # nobody leads yet
-        self._instances = {name: self._with_version(spec) for name, spec in self._instances.items()}
-        self._publish()
+        self.git.renew()
         try:
-            await world.until(self._all_is_well, REST)
+            await world.until(self._all_is_well, REST, LOOK)
             await asyncio.sleep(5.0)  # what was asked a moment ago has been noticed by now
-            await world.until(self._all_is_well, REST)
+            await world.until(self._all_is_well, REST, LOOK)
         except TimeoutError:
-            self.observer.broken("everything comes to rest", self._why())
+            self.truth.broken("everything comes to rest", self._why())
             return
-        leading = [name for name, controller in world.controllers.items() if controller.loop.board.term is not None]
-        if len(leading) != 1:
-            self.observer.broken("one controller leads", f"{leading} lead")
-        self.observer.at_rest(self.observer.commits[f"{self._commits:040x}"])
+        if not self._one_leads():
+            self.truth.broken("one controller leads", f"{self._leaders()} lead")
+        at_rest(self.truth, self.truth.commits[self.git.tip], world.store)
+
+    def _leaders(self) -> list[str]:
+        return [name for name, found in self.world.controllers.items() if found.loop.board.term is not None]
+
+    def _one_leads(self) -> bool:
+        return len(self._leaders()) == 1
 
     def _all_is_well(self) -> bool:
         leader = self.world.leader()
         if leader is None or leader.board.desired is None:
             return False
-        return leader.board.desired.commit == f"{self._commits:040x}" and answers.converged(leader.board)
+        return leader.board.desired.commit == self.git.tip and answers.converged(leader.board)
 
     def _why(self) -> str:
         leader = self.world.leader()
@@ -262,26 +210,35 @@ class History:
             return "nobody leads"
         plan = leader.board.plan
         holds = {f"{hold.replica} {hold.reason}: {hold.detail}" for hold in plan.holds}
-        return f"{len(plan.changes)} change(s) left; {'; '.join(sorted(holds)[:5]) or 'no holds'}"
+        shown = answers.status(leader.board, "", self.world.clock.now())
+        off = [f"{row['name']} {row['wanted']}/{row['healthy']}" for row in shown["instances"] if not _well(row)]
+        said = [f"{len(plan.changes)} change(s) left", *sorted(holds)[:5], *off, leader.board.error]
+        return "; ".join(filter(None, said))
 
 
-def run(seed: int) -> Outcome:
-    """The history of this seed."""
+def _well(row: dict[str, object]) -> bool:
+    return row["wanted"] == row["running"] == row["current"] == row["healthy"]
+
+
+def run(seed: int, *, until: str = "") -> Outcome:
+    """The history of this seed; it ends early once the promise `until` is broken."""
 
     async def main() -> Outcome:
         history = History(seed)
+        living = asyncio.create_task(history.live(), name="history")
         try:
-            await history.live()
+            while not living.done():
+                await asyncio.wait({living}, timeout=LOOK if until else None)
+                if until in {violation.promise for violation in history.truth.violations}:
+                    break
+            if living.done():
+                living.result()
         finally:
+            living.cancel()
+            await asyncio.gather(living, return_exceptions=True)
+            story, truth = tuple(history.story), history.truth
+            seen, digest, now = tuple(truth.violations), truth.digest, float(history.world.clock.now())
             await history.world.close()
-        observer = history.observer
-        return Outcome(
-            seed,
-            tuple(observer.violations),
-            len(history.story),
-            float(history.world.clock.now()),
-            observer.digest,
-            tuple(history.story),
-        )
+        return Outcome(seed, seen, len(story), now, digest, story)
 
     return virtual.run(main())

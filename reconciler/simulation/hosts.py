@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Collection, Mapping
+from collections.abc import AsyncIterator, Callable, Collection, Mapping
 from dataclasses import dataclass, field, replace
 from itertools import count
 from typing import Protocol
@@ -11,15 +11,22 @@ from typing import Protocol
 from agent.clock import Clock
 from agent.errors import Refused, TdieError, Waiting
 from agent.keeper.fence import EXPIRED, Due, due, next_look
-from agent.keeper.protocol import HostOrder, HostRow
+from agent.keeper.policy import GiveUp, after_crash
+from agent.keeper.protocol import Code, HostOrder, HostRow
+from agent.ledger import MemoryLedger, Remembered
+from agent.ordered import Ordered
 from agent.packages.protocol import Installed
 from agent.packages.retention import collectable
-from agent.wire import HealthCheck, PackageOrder
+from agent.wire import Assignment, HealthCheck, PackageOrder
+from reconciler.simulation.virtual import later
 
 LIVE = frozenset({"Starting", "Started", "Stopping"})  # states in which there is, or may be, a process
 START_TAKES = 0.2  # seconds of virtual time
 STOP_TAKES = 0.1
 INSTALL_TAKES = 0.5
+WRITE_TAKES = 0.001
+
+DOWN = frozenset({"", "Stopped", "Failed"})
 
 _pids = count(1000)
 
@@ -30,8 +37,23 @@ class Witness(Protocol):
     def row(self, node: str, row: HostRow) -> None:
         """A host is in this state now."""
 
+    def starts(self, node: str, order: HostOrder, before: HostRow | None) -> None:
+        """An agent starts a host for this order."""
+
     def stops(self, node: str, row: HostRow) -> None:
         """An agent is about to stop this host."""
+
+    def renames(self, node: str, replica: str, order: HostOrder) -> None:
+        """The process of this replica goes on under another name."""
+
+    def hurts(self, node: str, replica: str) -> None:
+        """A fault ends this host."""
+
+    def removes(self, node: str, digest: str) -> None:
+        """An agent is about to delete this package."""
+
+    def tries(self, node: str, what: str) -> None:
+        """An agent tries something that may fail, perhaps again."""
 
     def off(self, node: str) -> None:
         """The machine died, or nobody can reach it any more."""
@@ -42,7 +64,17 @@ class Nobody:
 
     def row(self, node: str, row: HostRow) -> None: ...
 
+    def starts(self, node: str, order: HostOrder, before: HostRow | None) -> None: ...
+
     def stops(self, node: str, row: HostRow) -> None: ...
+
+    def renames(self, node: str, replica: str, order: HostOrder) -> None: ...
+
+    def hurts(self, node: str, replica: str) -> None: ...
+
+    def removes(self, node: str, digest: str) -> None: ...
+
+    def tries(self, node: str, what: str) -> None: ...
 
     def off(self, node: str) -> None: ...
 
@@ -58,6 +90,10 @@ class Machine:
     rows: dict[str, HostRow] = field(default_factory=dict)
     packages: dict[str, Installed] = field(default_factory=dict)
     broken: set[str] = field(default_factory=set)  # versions (name@version) whose hosts never become healthy
+    corrupt: set[str] = field(default_factory=set)  # digests of installed packages that are damaged on its disk
+    keeper_away: bool = False  # the keeper does not answer: it crashed, and hosts go on
+    disk_full: bool = False
+    crashes: dict[str, list[float]] = field(default_factory=dict)  # of each replica's host
     problems: dict[str, str] = field(default_factory=dict)  # what its keeper says of itself
     listeners: list[asyncio.Queue[HostRow | None]] = field(default_factory=list)
     witness: Witness = field(default_factory=Nobody)
@@ -85,7 +121,7 @@ class Machine:
                 self.end_leased(row.replica, EXPIRED, lease.grace if what is Due.END else 0.0)
             looks.append(next_look(self.deadline, lease, now) if what is not Due.KILL else now + 1.0)
         if looks:
-            self._fence = asyncio.get_running_loop().call_at(max(now, min(looks)), self.look_at_leases)
+            self._fence = later(max(0.0, min(looks) - now), self.look_at_leases)
 
     def end_leased(self, replica: str, code: str, grace: float) -> None:
         """The host ends because its lease did."""
@@ -99,7 +135,7 @@ class Machine:
         if replica in self.stuck:
             self.problems["STUCK_UNKILLABLE"] = f"STUCK_UNKILLABLE pid={row.pid}"
         elif grace:
-            asyncio.get_running_loop().call_later(min(STOP_TAKES, grace), self.stopped, replica)
+            later(min(STOP_TAKES, grace), self.stopped, replica)
         else:
             self.stopped(replica)
 
@@ -109,6 +145,10 @@ class Machine:
         if self.up and row is not None and row.state == "Stopping" and replica not in self.stuck:
             self.put(replace(row, state="Stopped", pid=None, since=self.clock.now()))
 
+    def over(self, order: HostOrder) -> bool:
+        """Whether a host of this order would be ended at once."""
+        return order.lease is not None and due(self.deadline, order.lease, self.clock.now()) is not Due.NOTHING
+
     def put(self, row: HostRow) -> None:
         """The row is what everybody sees from now on."""
         self.rows[row.replica] = row
@@ -117,33 +157,74 @@ class Machine:
             listener.put_nowait(row)
 
     def kill_host(self, replica: str) -> None:
-        """The host dies; its keeper starts it again at once, as after any first crash."""
-        row = self.rows[replica]
-        lease = row.order.lease
-        if lease is not None and due(self.deadline, lease, self.clock.now()) is not Due.NOTHING:
-            self.put(replace(row, state="Stopped", healthy=False, pid=None, fenced=EXPIRED, since=self.clock.now()))
+        """The host dies; what follows is the keeper's restart policy: the first time it is started again at once."""
+        self.witness.hurts(self.name, replica)
+        row, now = self.rows[replica], self.clock.now()
+        self.crashes.setdefault(replica, []).append(now)
+        follows = after_crash(self.crashes[replica], now, row.order)
+        dead = replace(row, pid=None, healthy=False, since=now, last_error="killed by signal 9")
+        if self.over(row.order):
+            self.put(replace(dead, state="Stopped", fenced=EXPIRED))
             return
-        self.put(
-            replace(
-                row,
-                pid=next(_pids),
-                restarts=row.restarts + 1,
-                since=self.clock.now(),
-                last_error="killed by signal 9",
-                state="Started",
-                healthy=True,
-            )
+        if isinstance(follows, GiveUp):
+            self.put(replace(dead, state="Failed", last_error=f"killed by signal 9: {follows.reason}"))
+        elif follows.at <= now:
+            self.put(self._again(dead))
+        else:
+            self.put(replace(dead, state="Backoff", retry_at=follows.at))
+            later(follows.at - now, self._restarted, replica, self.boot)
+
+    def _restarted(self, replica: str, boot: int) -> None:
+        row = self.rows.get(replica)
+        if self.up and boot == self.boot and row is not None and row.state == "Backoff":
+            self.put(self._again(row))
+
+    def _again(self, row: HostRow) -> HostRow:
+        well = f"{row.order.component.name}@{row.order.component.version}" not in self.broken
+        return replace(
+            row,
+            state="Started",
+            healthy=well,
+            pid=next(_pids),
+            restarts=row.restarts + 1,
+            since=self.clock.now(),
+            retry_at=None,
         )
+
+    def mend(self, version: str) -> None:
+        """The version works from now on; hosts of it that run become healthy."""
+        self.broken.discard(version)
+        for row in list(self.rows.values()):
+            if row.state == "Started" and not row.healthy and str_of(row.order) == version:
+                self.put(replace(row, healthy=True, since=self.clock.now(), last_error=""))
 
     def stop_by_hand(self, replica: str) -> None:
         """Somebody stopped the host; no keeper brings it back."""
+        self.witness.hurts(self.name, replica)
         self.put(replace(self.rows[replica], state="Stopped", healthy=False, pid=None, since=self.clock.now()))
+
+    def start_by_hand(self, replica: str) -> None:
+        """Somebody starts a host that Git knows nothing of, from a package that is there."""
+        found = next(iter(self.packages.values()), None)
+        if found is None:
+            return
+        package = found.package
+        code = Code(package.name, package.version, package.digest, found.content_root, found.component_type)
+        order = HostOrder(replica, "tdie-manual", self.name, "by hand", "python", code)
+        self.put(HostRow(replica, "by hand", "Started", True, self.clock.now(), order, pid=next(_pids)))
+
+    def lose_keeper(self) -> None:
+        """The keeper crashed: its connections end, hosts go on."""
+        self.keeper_away = True
+        for listener in self.listeners:
+            listener.put_nowait(None)
 
     def power_off(self) -> None:
         """Everything on the machine is gone but what is on its disk."""
         self.up = False
         self.rows.clear()
         self.deadline = 0.0
+        self.crashes.clear()
         self.witness.off(self.name)
         self.boot += 1
         for listener in self.listeners:
@@ -160,20 +241,21 @@ class SimKeeper:
         self._must_be_up()
         self._must_be_in_time(order)
         before = self._machine.rows.get(order.replica)
+        self._machine.witness.starts(self._machine.name, order, before)
+        self._machine.crashes.pop(order.replica, None)
         restarts = before.restarts if before and before.spec_hash == order.spec_hash else 0
         self._machine.put(self._row(order, "Starting", healthy=False, restarts=restarts))
         self._machine.look_at_leases()
         self._later(START_TAKES, order)
 
     def _later(self, delay: float, order: HostOrder) -> None:
-        asyncio.get_running_loop().call_later(delay, self._started, order)
+        later(delay, self._started, order)
 
     def _started(self, order: HostOrder) -> None:
         row = self._machine.rows.get(order.replica)
         if not self._machine.up or row is None or row.state != "Starting" or row.order != order:
             return  # stopped or replaced meanwhile
-        version = f"{order.component.name}@{order.component.version}"
-        well = version not in self._machine.broken
+        well = str_of(order) not in self._machine.broken
         self._machine.put(
             replace(
                 self._row(order, "Started", healthy=well, restarts=row.restarts),
@@ -185,11 +267,11 @@ class SimKeeper:
     async def stop(self, replica: str) -> None:
         self._must_be_up()
         row = self._machine.rows.get(replica)
-        if row is None or row.state in ("Stopped", "Stopping"):
+        if row is None or row.state in ("Stopped", "Stopping", "Failed"):
             return
         self._machine.witness.stops(self._machine.name, row)
         self._machine.put(replace(row, state="Stopping", healthy=False, since=self._machine.clock.now()))
-        asyncio.get_running_loop().call_later(STOP_TAKES, self._machine.stopped, replica)
+        later(STOP_TAKES, self._machine.stopped, replica)
 
     async def reconfigure(self, order: HostOrder) -> None:
         self._must_be_up()
@@ -208,6 +290,7 @@ class SimKeeper:
 
     async def rename(self, replica: str, order: HostOrder) -> None:
         self._must_be_up()
+        self._machine.witness.renames(self._machine.name, replica, order)
         row = self._machine.rows.pop(replica)
         self._machine.put(replace(row, replica=order.replica, order=order, spec_hash=order.spec_hash))
 
@@ -259,13 +342,49 @@ class SimKeeper:
         )
 
     def _must_be_in_time(self, order: HostOrder) -> None:
-        machine = self._machine
-        if order.lease is not None and due(machine.deadline, order.lease, machine.clock.now()) is not Due.NOTHING:
+        if self._machine.over(order):
             raise Refused(f"the leases of this node are over, {order.replica} may not start", code="LEASE_OVER")
 
     def _must_be_up(self) -> None:
-        if not self._machine.up:
+        if not self._machine.up or self._machine.keeper_away:
             raise Waiting(f"the keeper of {self._machine.name} is gone")
+
+
+class SimLedger(MemoryLedger):
+    """A ledger on a disk that can be full, and can lose the file."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.full = False
+        self.wrote: Callable[[Assignment], None] = lambda _assignment: None
+
+    async def save_epoch(self, epoch: int) -> None:
+        self._must_have_room()
+        await super().save_epoch(epoch)
+        await asyncio.sleep(WRITE_TAKES)
+
+    async def save_assignment(self, assignment: Assignment, ordered: Ordered) -> None:
+        self._must_have_room()
+        await super().save_assignment(assignment, ordered)
+        self.wrote(assignment)
+        await asyncio.sleep(WRITE_TAKES)
+
+    async def save_leases(self, leases: str) -> None:
+        self._must_have_room()
+        await super().save_leases(leases)
+        await asyncio.sleep(WRITE_TAKES)
+
+    async def save_ports(self, ports: Mapping[str, int]) -> None:
+        self._must_have_room()
+        await super().save_ports(ports)
+
+    def tear(self) -> None:
+        """The file made no sense and was put aside: everything is forgotten, and that is known."""
+        self._held = Remembered(rebuilt="ledger could not be used; it is kept as ledger.bad-1")
+
+    def _must_have_room(self) -> None:
+        if self.full:
+            raise Waiting("ledger: database or disk is full", code="LEDGER_WRITE")
 
 
 class SimInstaller:
@@ -294,21 +413,36 @@ class SimInstaller:
         return
 
     async def verify(self) -> Mapping[str, str]:
-        return {}
+        found = sorted(self._machine.corrupt & self._machine.packages.keys())
+        wrong = {digest: str(self._machine.packages[digest].package) for digest in found}
+        for digest in found:
+            del self._machine.packages[digest]
+        self._machine.corrupt.clear()
+        return wrong
 
     async def install(self, order: PackageOrder) -> Installed:
         package = order.package
         if (found := self._machine.packages.get(package.digest)) is not None:
             return found
+        self._machine.witness.tries(self._machine.name, f"install {package}")
         await asyncio.sleep(INSTALL_TAKES)
+        if self._machine.disk_full:
+            raise TdieError(f"no room for {package}", code="DISK_FULL")
         if str(package) in self._missing:
             raise TdieError(f"nobody serves {package}", code="PACKAGE_MISSING")
-        made = Installed(package, f"/packages/{package.digest}", component_type="simulated:Component")
+        made = Installed(
+            package,
+            f"/packages/{package.digest}",
+            component_type="simulated:Component",
+            installed_at=self._machine.clock.now(),
+        )
         self._machine.packages[package.digest] = made
         return made
 
     async def remove(self, digest: str) -> None:
-        self._machine.packages.pop(digest, None)
+        if digest in self._machine.packages:
+            self._machine.witness.removes(self._machine.name, digest)
+            del self._machine.packages[digest]
 
 
 class SimPorts:
@@ -325,3 +459,8 @@ class SimProber:
 
     async def probe(self, check: HealthCheck, port: int, env: Mapping[str, str]) -> str:
         return ""
+
+
+def str_of(order: HostOrder) -> str:
+    """`name@version` of the component that a host runs."""
+    return f"{order.component.name}@{order.component.version}"

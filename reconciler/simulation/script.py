@@ -8,7 +8,8 @@ settle within 20s                  … or say what is left
 wait 20s
 show                               what runs where
 plan                               what the leader would do, and why it waits
-crash agent a · start agent a · power off a · power on a · cut a · cut a from controllers · cut a from consul · heal a
+crash agent a · start agent a · forget a (its ledger is lost)
+power off a · power on a · cut a · cut a from controllers · cut a from consul · heal a
 consul away · consul back · wipe consul · revoke a · tamper web.0     what happens to Consul, its sessions and its locks
 self-heal off · window 0 6 * * * for 3600s     sync.selfHeal and sync.windows (UTC), pushed
 apply                              a person approves the plan as it stands
@@ -132,6 +133,7 @@ class Stage:
             (r"plan", self._plan),
             (r"crash agent (\S+)", self.world.crash_agent),
             (r"start agent (\S+)", self._start_agent),
+            (r"forget (\S+)", self._forget),
             (r"power off (\S+)", self.world.power_off),
             (r"power on (\S+)", self._power_on),
             (r"cut (\S+) from controllers", self._cut_controllers),
@@ -234,6 +236,12 @@ class Stage:
         await self.world.until(lambda: self.world.clock.now() - start >= float(seconds), float(seconds) + 1)
 
     async def _start_agent(self, name: str) -> None:
+        self.world.start_agent(name)
+
+    async def _forget(self, name: str) -> None:
+        """The agent starts again and finds that its ledger makes no sense."""
+        await self.world.crash_agent(name)
+        self.world.lose_ledger(name)
         self.world.start_agent(name)
 
     async def _power_on(self, name: str) -> None:

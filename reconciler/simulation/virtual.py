@@ -6,7 +6,7 @@ import asyncio
 import selectors
 from collections.abc import Callable, Coroutine
 from concurrent.futures import Executor
-from contextvars import Context
+from contextvars import Context, ContextVar
 from datetime import UTC, datetime, timedelta
 from itertools import count
 from typing import Any, TypeVar, TypeVarTuple
@@ -47,6 +47,67 @@ class _Numbered(asyncio.Task[Any]):
         return self._number
 
 
+class Process:
+    """Something that runs in this world and can be stopped in the middle of anything, as a process is by SIGSTOP.
+
+    While it is paused nothing of it runs; its timers fire late, and everybody else goes on.
+    """
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.paused = False
+        self._parked: list[asyncio.Handle] = []
+        self._tasks: dict[asyncio.Task[Any], None] = {}  # in order
+
+    def spawn(self, coro: Coroutine[Any, Any, T], name: str) -> asyncio.Task[T]:
+        """A task of this process; so are all that it makes."""
+        context = Context()
+        context.run(_RUNNING.set, self)
+        task = asyncio.get_running_loop().create_task(coro, name=name, context=context)
+        self._tasks[task] = None
+        task.add_done_callback(lambda done: self._tasks.pop(done, None), context=Context())
+        return task
+
+    async def kill(self) -> None:
+        """Everything it does ends."""
+        self.resume()
+        tasks = list(self._tasks)
+        for task in tasks:
+            task.cancel()
+        if tasks:
+            await asyncio.wait(tasks)
+
+    def pause(self) -> None:
+        """Nothing of it runs from here on."""
+        self.paused = True
+
+    def resume(self) -> None:
+        """It goes on where it was."""
+        self.paused = False
+        parked, self._parked = self._parked, []
+        loop = asyncio.get_running_loop()
+        for handle in parked:
+            if not handle.cancelled():
+                loop.call_soon(handle._run)
+
+    def park(self, handle: asyncio.Handle) -> None:
+        """Runs when the process goes on."""
+        self._parked.append(handle)
+
+
+_RUNNING: ContextVar[Process | None] = ContextVar("running process", default=None)
+
+
+def outside(coro: Coroutine[Any, Any, T], name: str) -> asyncio.Task[T]:
+    """A task that belongs to nobody: what is on its way in a network goes on whoever sent it."""
+    return asyncio.get_running_loop().create_task(coro, name=name, context=Context())
+
+
+def later(delay: float, callback: Callable[[*Args], object], *args: *Args) -> asyncio.TimerHandle:
+    """`callback` after this many seconds, whoever is paused then."""
+    return asyncio.get_running_loop().call_later(delay, callback, *args, context=Context())
+
+
 class VirtualLoop(asyncio.SelectorEventLoop):
     """An event loop whose `time()` moves only when everything that is ready has run."""
 
@@ -62,6 +123,37 @@ class VirtualLoop(asyncio.SelectorEventLoop):
 
     def time(self) -> float:
         return self._now
+
+    def call_soon(
+        self, callback: Callable[[*Args], object], *args: *Args, context: Context | None = None
+    ) -> asyncio.Handle:
+        owner = _RUNNING.get() if context is None else context.get(_RUNNING)
+        if owner is None or not owner.paused:
+            return super().call_soon(callback, *args, context=context)
+        handle = asyncio.Handle(callback, args, self, context)
+        owner.park(handle)
+        return handle
+
+    def call_at(
+        self, when: float, callback: Callable[[*Args], object], *args: *Args, context: Context | None = None
+    ) -> asyncio.TimerHandle:
+        owner = _RUNNING.get() if context is None else context.get(_RUNNING)
+        if owner is None:
+            return super().call_at(when, callback, *args, context=context)
+        mine: list[asyncio.TimerHandle] = []
+
+        def due() -> None:
+            if owner.paused:
+                owner.park(asyncio.Handle(run, (), self, context))
+            else:
+                callback(*args)
+
+        def run() -> None:
+            if not mine[0].cancelled():  # perhaps by what had to run first when the process went on
+                callback(*args)
+
+        mine.append(super().call_at(when, due, context=context))
+        return mine[0]
 
     def _run_once(self) -> None:
         super()._run_once()  # type: ignore[misc]  # the one hook asyncio leaves between selecting and running

@@ -4,30 +4,39 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from functools import partial
+from typing import Protocol
 
-from agent.consul.embedded.memory import MemoryConsul
+from agent import keys
+from agent.clock import Monotonic
 from agent.consul.embedded.store import Store
 from agent.edges import Edges as AgentEdges
 from agent.edges import NodeSettings
-from agent.errors import TdieError, Waiting
-from agent.ledger import MemoryLedger
 from agent.node import Agent
-from agent.wire import Accepted, Assignment, Claim, Claimed, Report
+from agent.register import NameTaken
+from agent.wire import Assignment, Claim
 from reconciler.board import Board
 from reconciler.edges import Edges
 from reconciler.execution.leadership import Leadership
 from reconciler.loop import Loop
 from reconciler.model.desired import DesiredState
+from reconciler.simulation import consul as troubles
+from reconciler.simulation.consul import SimConsul
 from reconciler.simulation.hosts import Machine, Nobody, SimInstaller, SimKeeper, SimPorts, SimProber, Witness
-from reconciler.simulation.virtual import VirtualClock, VirtualLoop
+from reconciler.simulation.network import SENDER, Node, SimNodes
+from reconciler.simulation.virtual import Process, VirtualClock, VirtualLoop, later
 from reconciler.source.sourced import Sourced
 from reconciler.wakeups import Wakeups
 
 CLUSTER = "sim"
-LATENCY = 0.002  # seconds of one call between a controller and an agent
+RESTART = 5.0  # seconds after which a service manager starts an agent again
+LOST_AFTER = 15.0  # seconds; every commit of a simulated cluster says so
+UNNOTICED = 6.0  # seconds for which nobody may notice that a node is back: calls and beats that failed are tried again
+LEADER_TTL = 3.0  # seconds for which an answer of Consul makes a leader certain
+AFTERMATH = 60.0  # seconds after trouble of Consul's servers in which what they said before may still have an effect
 
 
 class SimSource:
@@ -42,6 +51,7 @@ class SimSource:
         """This is what a look at Git brings from now on."""
         self.sourced = sourced
         self._moved.set()
+        self._moved = asyncio.Event()
 
     async def look(self, *, fetch: bool = True) -> Sourced:
         found = self.sourced
@@ -52,93 +62,56 @@ class SimSource:
         with suppress(TimeoutError):
             async with asyncio.timeout(50.0):
                 await self._moved.wait()
-        self._moved.clear()
 
     async def start_from(self, commit: str) -> None:
         return None
 
 
-@dataclass(slots=True)
-class Node:
-    """One machine with what it remembers, and its agent while that runs."""
+class Watcher(Witness, Protocol):
+    """Sees machines, and hears what is said to agents and to Consul."""
 
-    machine: Machine
-    ledger: MemoryLedger = field(default_factory=MemoryLedger)
-    consul: MemoryConsul | None = None
-    agent: Agent | None = None
-    task: asyncio.Task[None] | None = None
-    starts: int = 0
-    cut: bool = False  # no way between it and the controllers
-    consul_cut: bool = False  # … nor between it and Consul
-    gone: asyncio.Event = field(default_factory=asyncio.Event)  # set whenever waiting callers must look again
+    def sent(self, controller: str, node: str, assignment: Assignment) -> None: ...
 
-    def moved(self) -> None:
-        """Ways opened or closed, or the agent is another one."""
-        self.gone.set()
-        self.gone = asyncio.Event()
+    def claimed(self, controller: str, node: str, claim: Claim) -> None: ...
+
+    def accepted(self, controller: str, node: str, assignment: Assignment) -> None: ...
+
+    def forgot(self, node: str) -> None: ...
+
+    def wrote(self, text: bytes) -> None: ...
+
+    def called(self, who: str) -> None: ...
+
+    def died(self, who: str, error: BaseException) -> None: ...
 
 
-class SimNodes:
-    """The network between one controller and the agents."""
+class LooksAway(Nobody):
+    """A watcher that sees and hears nothing."""
 
-    def __init__(self, nodes: dict[str, Node], world: World | None = None) -> None:
-        self._nodes = nodes
-        self._world = world
-        self.cut = False  # this controller reaches nobody
+    def sent(self, controller: str, node: str, assignment: Assignment) -> None: ...
 
-    async def claim(self, api: str, claim: Claim) -> Claimed:
-        return await (await self._reach(api)).claim(claim)
+    def claimed(self, controller: str, node: str, claim: Claim) -> None: ...
 
-    async def assign(self, api: str, assignment: Assignment) -> Accepted:
-        called = await self._reach(api)
-        before = called.assignment
-        accepted = await called.assign(assignment)
-        if self._world is not None:
-            self._world.accepted(api.removeprefix("sim://"), before, assignment)
-            if self._world.random.random() < self._world.lossy:
-                raise Waiting(f"{api} does not answer")  # it did what it was told, and nobody hears of it
-        return accepted
+    def accepted(self, controller: str, node: str, assignment: Assignment) -> None: ...
 
-    async def report(self, api: str, index: int, wait: float, agent: str) -> Report:
-        called = await self._reach(api)
-        answer = asyncio.ensure_future(called.report(index, wait, agent))
-        try:
-            while not answer.done():
-                gone = asyncio.ensure_future(self._nodes[api.removeprefix("sim://")].gone.wait())
-                await asyncio.wait([answer, gone], return_when=asyncio.FIRST_COMPLETED)
-                gone.cancel()
-                if (await self._reach(api)) is not called:
-                    raise Waiting(f"{api} went away")
-            return answer.result()
-        finally:
-            answer.cancel()
+    def forgot(self, node: str) -> None: ...
 
-    async def logs(self, api: str, replica: str, lines: int) -> str:
-        await self._reach(api)
-        return ""
+    def wrote(self, text: bytes) -> None: ...
 
-    async def kill(self, api: str, package: str, replica: str) -> None:
-        await self._reach(api)
-        self._nodes[api.removeprefix("sim://")].machine.kill_host(replica)
+    def called(self, who: str) -> None: ...
 
-    async def close(self) -> None:
-        return None
-
-    async def _reach(self, api: str) -> Agent:
-        await asyncio.sleep(LATENCY)
-        node = self._nodes[api.removeprefix("sim://")]
-        if self.cut or node.cut or node.agent is None or not node.machine.up:
-            raise Waiting(f"{api} does not answer")
-        return node.agent
+    def died(self, who: str, error: BaseException) -> None: ...
 
 
 @dataclass(slots=True)
 class Controller:
     """One controller that runs in this world."""
 
+    id: str  # its name and which of its lives this is
     loop: Loop
-    consul: MemoryConsul
+    consul: SimConsul
     net: SimNodes
+    process: Process
     task: asyncio.Task[None]
     consul_cut: bool = False
 
@@ -152,28 +125,69 @@ class World:
         self.clock = VirtualClock(running)
         self.random = random.Random(seed)
         self.store = Store(now=self.clock.now, new_id=lambda: f"{self.random.getrandbits(64):016x}")
+        self.store.journaled = False
         self.source = SimSource()
         self.nodes: dict[str, Node] = {}
         self.controllers: dict[str, Controller] = {}
         self.missing: set[str] = set()  # packages (name@version) that nobody serves
         self.lossy = 0.0  # how often the answer to an assignment is lost
-        self.witness: Witness = Nobody()
-        self.accepted: Callable[[str, Assignment | None, Assignment], None] = lambda _node, _before, _after: None
+        self.watcher: Watcher = LooksAway()
+        self._lives = 0
         self._consul_away = False
+        self._disturbed_until = Monotonic(-1.0)
+        self._disturbances = 0
+
+    # ------------------------------------------------------------------------------------------- what is true
+
+    @property
+    def machines(self) -> Mapping[str, Machine]:
+        return {name: node.machine for name, node in self.nodes.items()}
+
+    def lost_lately(self, node: str, lag: float) -> bool:
+        """Whether both witnesses missed a node for long enough, at some moment of the last `lag` seconds."""
+        self._note_lost(node)
+        return self.clock.now() - self.nodes[node].lost_at <= lag
+
+    def _note_lost(self, name: str) -> None:
+        """Remember when a node was lost last; called before anything about it changes."""
+        node, now = self.nodes[name], self.clock.now()
+        since = [net.cut_since for net in (each.net for each in self.controllers.values()) if net.cut_since is not None]
+        shut = min(since if node.shut_since is None else [*since, node.shut_since], default=None)
+        if shut is None:
+            return
+        check = self.store.checks.get(keys.agent_check_id(CLUSTER, name))
+        critical = -1e9 if check is None else check.critical_since
+        if critical is not None and now - max(shut, critical) >= LOST_AFTER - UNNOTICED:
+            node.lost_at = now
+
+    def certain(self, controller: str) -> bool:
+        """Whether Consul has answered this controller so recently that it may still lead."""
+        found = next((each for each in self.controllers.values() if each.id == controller), None)
+        return found is None or self.clock.now() < found.consul.heard + LEADER_TTL + 0.001
+
+    def disturbed(self) -> bool:
+        """Whether Consul's servers themselves are or were in trouble a moment ago."""
+        return self._disturbances > 0 or self.clock.now() < self._disturbed_until
+
+    def git_in_trouble(self) -> bool:
+        """Whether a look at Git brings an error or a rejected commit."""
+        return bool(self.source.sourced.trouble or self.source.sourced.problems)
 
     # ------------------------------------------------------------------------------------------- machines
 
     def add_machine(self, name: str) -> Node:
         """A machine that is up, without an agent yet."""
-        node = self.nodes[name] = Node(Machine(name, self.clock, witness=self.witness))
+        node = self.nodes[name] = Node(Machine(name, self.clock, witness=self.watcher), shut_since=self.clock.now())
+        node.ledger.wrote = lambda assignment: self.watcher.accepted(SENDER.get(), name, assignment)
         return node
 
     def start_agent(self, name: str) -> None:
         """An agent starts on the machine, with what its ledger remembers."""
         node = self.nodes[name]
         node.starts += 1
-        node.consul = MemoryConsul(self.store)
-        node.consul.cut = self._consul_away or node.consul_cut
+        life = f"{name}-{node.starts}"
+        node.process = Process(life)
+        node.consul = self._consul(life)
         settings = NodeSettings(cluster=CLUSTER, node=name, api=f"sim://{name}", address=name)
         node.agent = Agent(
             settings,
@@ -186,21 +200,41 @@ class World:
                 ports=SimPorts(),
                 prober=SimProber(),
                 uniform=self.random.uniform,
-                agent=f"{name}-{node.starts}",
+                agent=life,
                 boot_id=f"{name}-boot-{node.machine.boot}",
             ),
         )
-        node.task = asyncio.create_task(node.agent.run(), name=f"agent {name}")
+        node.task = node.process.spawn(node.agent.run(), f"agent {name}")
+        node.task.add_done_callback(partial(self._agent_ended, name, life))
+        self._ways()
         node.moved()
+
+    def _agent_ended(self, name: str, life: str, task: asyncio.Task[None]) -> None:
+        """An agent that may not have its name gives up, and its service manager starts it again."""
+        if not task.cancelled() and isinstance(task.exception(), NameTaken):
+            later(RESTART, self._start_again, name, life)
+        else:
+            self._ended(life, task)
+
+    def _start_again(self, name: str, life: str) -> None:
+        node = self.nodes[name]
+        if node.process.name == life and node.agent is not None and node.machine.up:
+            self.start_agent(name)
+
+    def _ended(self, life: str, task: asyncio.Task[None]) -> None:
+        """Agents and controllers live until they are killed."""
+        if not task.cancelled() and (error := task.exception()) is not None:
+            self.watcher.died(life, error)
 
     async def crash_agent(self, name: str) -> None:
         """The agent is gone from one moment to the next; its hosts go on."""
         node = self.nodes[name]
         if node.consul is not None:
             node.consul.cut = True  # nothing it does while it ends reaches Consul
-        await _end(node.task)
+        await node.process.kill()
         node.agent = node.task = None
-        self.witness.off(name)
+        self.watcher.off(name)
+        self._ways()
         node.moved()
 
     async def power_off(self, name: str) -> None:
@@ -213,39 +247,53 @@ class World:
         self.nodes[name].machine.up = True
         self.start_agent(name)
 
-    def cut(self, name: str, *, consul: bool) -> None:
-        """No way to the controllers any more, and none to Consul if so asked."""
+    def pause_agent(self, name: str, paused: bool) -> None:
+        """The agent is stopped in the middle of whatever it does, or goes on."""
+        process = self.nodes[name].process
+        if paused:
+            process.pause()
+        else:
+            process.resume()
+        self._ways()
+
+    def lose_ledger(self, name: str) -> None:
+        """What the agent remembers makes no sense any more; it knows that when it starts next."""
+        self.nodes[name].ledger.tear()
+        self.watcher.forgot(name)
+
+    # ------------------------------------------------------------------------------------------- ways
+
+    def cut(self, name: str, *, consul: bool, noticed: bool = True) -> None:
+        """No way to the controllers any more, and none to Consul if so asked. Unnoticed: connections stay open."""
         node = self.nodes[name]
-        node.cut, node.consul_cut = True, node.consul_cut or consul
-        self.witness.off(name)
+        node.cut, node.unnoticed, node.consul_cut = True, not noticed, node.consul_cut or consul
+        self.watcher.off(name)
         self._apply_cuts()
-        node.moved()
+        if noticed:
+            node.moved()
 
     def cut_consul(self, name: str) -> None:
-        """No way to Consul any more; controllers still reach the node."""
+        """Only Consul cannot be reached from this node."""
         self.nodes[name].consul_cut = True
         self._apply_cuts()
 
-    def wipe_consul(self) -> None:
-        """Consul lost all its data, its indexes begin anew, and whoever waits for it hears that it went away."""
-        self.store = Store(now=self.clock.now, new_id=lambda: f"{self.random.getrandbits(64):016x}")
-        clients = [node.consul for node in self.nodes.values()] + [c.consul for c in self.controllers.values()]
-        for client in clients:
-            if client is not None:
-                client.store, before = self.store, client.cut
-                client.cut = True
-                client.cut = before
-
     def heal(self, name: str) -> None:
-        """All ways are open again."""
+        """All ways are open again, both ways and quick."""
         node = self.nodes[name]
-        node.cut = node.consul_cut = False
+        node.cut = node.unnoticed = node.consul_cut = node.mute = False
+        node.slow = 0.0
         self._apply_cuts()
         node.moved()
 
-    def consul_away(self, away: bool) -> None:
-        """Nobody reaches Consul any more, or everybody does again."""
-        self._consul_away = away
+    def mute(self, name: str) -> None:
+        """What the node is told arrives, its answers do not."""
+        self.nodes[name].mute = True
+        self.watcher.off(name)
+        self._apply_cuts()
+
+    def slow(self, name: str, seconds: float) -> None:
+        """Calls to the node take up to so long."""
+        self.nodes[name].slow = seconds
         self._apply_cuts()
 
     def cut_controller(self, name: str, *, consul: bool, nodes: bool) -> None:
@@ -262,25 +310,113 @@ class World:
                 node.consul.cut = self._consul_away or node.consul_cut
         for controller in self.controllers.values():
             controller.consul.cut = self._consul_away or controller.consul_cut
+        self._ways()
+
+    def _ways(self) -> None:
+        """Remember since when who cannot be reached."""
+        now = self.clock.now()
+        for name, node in self.nodes.items():
+            self._note_lost(name)
+            node.shut_since = None if node.answers else now if node.shut_since is None else node.shut_since
+        for controller in self.controllers.values():
+            net = controller.net
+            net.cut_since = None if not net.cut else now if net.cut_since is None else net.cut_since
+
+    # ------------------------------------------------------------------------------------------- Consul
+
+    def consul_away(self, away: bool) -> None:
+        """Nobody reaches Consul any more, or everybody does again."""
+        if away != self._consul_away:
+            self._consul_away = away
+            self._disturb(away)
+        self._apply_cuts()
+
+    def wipe_consul(self) -> None:
+        """Consul lost all its data, its indexes begin anew, and whoever waits for it hears that it went away."""
+        away = self._consul_away
+        self.consul_away(True)
+        troubles.wipe(self.store)
+        self.consul_away(away)
+        self._disturb_now()
+
+    def restore_consul(self, saved: Store) -> None:
+        """Consul's data are those of an earlier moment; who waits is answered with them."""
+        troubles.restore(self.store, saved)
+        self._disturb_now()
+        for client in self._clients():
+            client.wake()
+
+    def lag(self, behind: bool) -> None:
+        """Watches are answered by servers that have stopped hearing of changes, or by good ones again."""
+        self._disturb(behind)
+        for client in self._clients():
+            client.behind = troubles.lagging(self.store) if behind and self.random.random() < 0.7 else None
+
+    def lose_answers_of_consul(self, lose: bool) -> None:
+        """What is asked of Consul is done, and some hear no answer."""
+        self._disturb(lose)
+        for client in self._clients():
+            client.deaf = lose and self.random.random() < 0.5
+
+    def _disturb(self, begins: bool) -> None:
+        self._disturbances += 1 if begins else -1
+        self._disturb_now()
+
+    def _disturb_now(self) -> None:
+        self._disturbed_until = Monotonic(self.clock.now() + AFTERMATH)
+
+    def _clients(self) -> list[SimConsul]:
+        found = [node.consul for node in self.nodes.values() if node.consul is not None and node.agent is not None]
+        return found + [controller.consul for controller in self.controllers.values()]
+
+    def _consul(self, who: str) -> SimConsul:
+        client = SimConsul(self.store, called=partial(self._called, who), wrote=lambda text: self.watcher.wrote(text))
+        name = who.rpartition("-")[0]
+        client.cut = self._consul_away or (name in self.nodes and self.nodes[name].consul_cut)
+        return client
+
+    def _called(self, who: str) -> None:
+        self.watcher.called(who)
+        if (name := who.rpartition("-")[0]) in self.nodes:
+            self._note_lost(name)  # its beat may end that Consul misses it
 
     # ------------------------------------------------------------------------------------------- controllers
 
     def start_controller(self, name: str) -> Loop:
         """A controller runs; the first one leads."""
-        consul, net = MemoryConsul(self.store), SimNodes(self.nodes, self)
-        consul.cut = self._consul_away
+        self._lives += 1
+        life = f"{name}-{self._lives}"
+        consul = self._consul(life)
+        net = SimNodes(
+            self.nodes,
+            life,
+            clock=self.clock,
+            random=self.random,
+            listener=self.watcher,
+            lossy=lambda: self.lossy,
+        )
         edges = Edges(self.source, consul, net, self.clock, lambda digest: f"sim://packages/{digest}")
-        leadership = Leadership(CLUSTER, name, f"sim://{name}", consul=consul, clock=self.clock)
+        leadership = Leadership(CLUSTER, name, f"sim://{name}", consul=consul, clock=self.clock, ttl=LEADER_TTL)
         loop = Loop(CLUSTER, edges, leadership, Board(CLUSTER, self.clock), Wakeups())
-        task = asyncio.create_task(loop.run(), name=f"controller {name}")
-        self.controllers[name] = Controller(loop, consul, net, task)
+        process = Process(life)
+        task = process.spawn(loop.run(), f"controller {name}")
+        task.add_done_callback(partial(self._ended, life))
+        self.controllers[name] = Controller(life, loop, consul, net, process, task)
         return loop
 
     async def crash_controller(self, name: str) -> None:
         """The controller is gone from one moment to the next."""
         controller = self.controllers.pop(name)
         controller.consul.cut = True
-        await _end(controller.task)
+        await controller.process.kill()
+
+    def pause_controller(self, name: str, paused: bool) -> None:
+        """The controller is stopped in the middle of whatever it does, or goes on as if nothing had been."""
+        process = self.controllers[name].process
+        if paused:
+            process.pause()
+        else:
+            process.resume()
 
     def leader(self) -> Loop | None:
         """The controller that leads, if one does."""
@@ -290,14 +426,13 @@ class World:
         """A commit arrives."""
         self.source.push(Sourced(desired, desired.commit))
 
-    async def until(self, true: object, limit: float) -> float:
+    async def until(self, true: Callable[[], bool], limit: float, every: float = 0.05) -> float:
         """Seconds until `true()` holds; TimeoutError after `limit` simulated seconds."""
-        assert callable(true)
         start = self.clock.now()
         while not true():
             if self.clock.now() - start > limit:
                 raise TimeoutError
-            await asyncio.sleep(0.05)
+            await asyncio.sleep(every)
         return self.clock.now() - start
 
     async def close(self) -> None:
@@ -306,11 +441,3 @@ class World:
             await self.crash_controller(name)
         for name in self.nodes:
             await self.crash_agent(name)
-
-
-async def _end(task: asyncio.Task[None] | None) -> None:
-    if task is None:
-        return
-    task.cancel()
-    with suppress(asyncio.CancelledError, TdieError, BaseExceptionGroup):
-        await task

@@ -1,4 +1,4 @@
-"""Seeded histories keep every promise, are the same each time, and catch what is broken on purpose."""
+"""Seeded histories keep every promise and are the same each time; the tools around them do what they say."""
 
 from __future__ import annotations
 
@@ -10,16 +10,21 @@ from pathlib import Path
 import pytest
 import structlog
 
-from agent.errors import TdieError
-from agent.keeper.protocol import HostRow
-from agent.node import Agent
-from agent.steps import Stop
-from reconciler.planning.fleet import Sighting
-from reconciler.simulation import history
-from reconciler.simulation.__main__ import CRITICAL
+from reconciler.simulation.__main__ import CRITICAL, Notes, Played
 from reconciler.simulation.history import run
 
 pytestmark = pytest.mark.timeout(180)
+
+REGRESSIONS = {
+    5: "the first faults",
+    20: "a node that forgot its orders waited for a wave that waited for it",
+    23: "the first faults",
+    72: "the first faults",
+    102: "the first faults",
+    173: "the first faults",
+    229: "the first faults",
+}
+"""Histories that once broke a promise, and what was wrong."""
 
 
 @pytest.fixture(autouse=True)
@@ -29,7 +34,7 @@ def _quiet() -> Iterator[None]:
     structlog.reset_defaults()
 
 
-@pytest.mark.parametrize("seed", [5, 23, 72, 102, 173, 229])  # each of them once showed something that was wrong
+@pytest.mark.parametrize("seed", REGRESSIONS)
 def test_every_promise_is_kept(seed: int) -> None:
     outcome = run(seed)
     assert not outcome.violations, "\n".join((*outcome.story, *map(str, outcome.violations)))
@@ -50,53 +55,19 @@ def test_the_same_seed_is_the_same_history_in_any_process() -> None:
     assert len(found) == 1
 
 
-# ------------------------------------------------------------------------------- what is broken on purpose is caught
+def test_another_seed_is_another_history() -> None:
+    assert run(31).digest != run(32).digest
 
 
-def _everything_counts_as_healthy(patch: pytest.MonkeyPatch) -> None:
-    """What was sent counts as done."""
-    patch.setattr(Sighting, "healthy", property(lambda self: self.entry is not None))
+def test_what_was_played_is_not_played_again(tmp_path: Path) -> None:
+    file = tmp_path / "notes.jsonl"
+    Notes(file).add(Played(first=25, count=25, faults=900, simulated=50000.0, took=20.0, broken=(("seed 30", "why"),)))
+    assert Notes(file).played[25].broken == (("seed 30", "why"),)
 
 
-def _a_restarted_agent_starts_afresh(patch: pytest.MonkeyPatch) -> None:
-    """An agent that starts stops what it finds."""
-    read = Agent._all_read
-
-    def all_read(self: Agent) -> None:
-        read(self)
-        if self._edges.agent[-2:] != "-1":
-            for row in self.table.rows.values():
-                _stop(self, row)
-
-    patch.setattr(Agent, "_all_read", all_read)
-
-
-def _stop(agent: Agent, row: HostRow) -> None:
-    import asyncio
-
-    task = asyncio.get_running_loop().create_task(agent._carrier.carry(Stop(row.replica, "afresh")))
-    task.add_done_callback(lambda done: done.exception() if not done.cancelled() else None)
-
-
-MUTANTS = {
-    "never more than maxParallel away": (_everything_counts_as_healthy,),
-    "nothing stops without a cause": (_a_restarted_agent_starts_afresh,),
-}
-CASES = [(promise, mutant) for promise, mutants in MUTANTS.items() for mutant in mutants]
-SEEDS = 20  # within which a mutant must be caught; most are in the first few
-
-
-@pytest.mark.parametrize(("promise", "mutant"), CASES, ids=[mutant.__name__[1:] for _, mutant in CASES])
-def test_a_mutant_is_caught(promise: str, mutant: object, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert callable(mutant)
-    mutant(monkeypatch)
-    monkeypatch.setattr(history, "REST", 300.0)
-    seen: set[str] = set()
-    for seed in range(SEEDS):
-        try:
-            seen |= {violation.invariant for violation in run(seed).violations}
-        except (TdieError, BaseExceptionGroup) as error:  # a mutant may also bring the whole world down
-            seen.add(type(error).__name__)
-        if promise in seen:
-            return
-    pytest.fail(f"{promise}: not caught in {SEEDS} histories, only {sorted(seen)}")
+def test_what_other_code_played_does_not_count(tmp_path: Path) -> None:
+    file = tmp_path / "notes.jsonl"
+    notes = Notes(file)
+    notes._code = "before"
+    notes.add(Played(first=0, count=25, faults=900, simulated=50000.0, took=20.0))
+    assert not Notes(file).played

@@ -31,14 +31,14 @@ from agent.wire import (
     content_digest,
     digest_of,
 )
-from reconciler.simulation.hosts import LIVE, Machine, SimInstaller, SimKeeper, SimPorts, SimProber
+from reconciler.simulation.hosts import LIVE, Machine, Nobody, SimInstaller, SimKeeper, SimPorts, SimProber
 from reconciler.simulation.virtual import VirtualClock, VirtualLoop, run
 
 T, D = USUAL_LEASES.ttl, USUAL_LEASES.lock_delay
 
 
 @dataclass
-class Witness:
+class Witness(Nobody):
     """Sees every process of the replica and judges: never two at once, and nobody starts who does not know a higher token."""
 
     clock: VirtualClock
@@ -59,16 +59,12 @@ class Witness:
                 assert token >= max(self.tokens, default=(0, 0)), f"token {token} after {self.tokens}"
                 self.tokens.append(token)
 
-    def stops(self, node: str, row: HostRow) -> None: ...
-
-    def off(self, node: str) -> None: ...
-
     def numbers(self) -> list[tuple[int, int]]:
         """Tokens, counted from the first one as long as the epoch is that."""
         epoch, first = self.tokens[0]
         return [(e, index - first + 1 if e == epoch else index) for e, index in self.tokens]
 
-    def starts(self) -> list[tuple[float, str]]:
+    def began(self) -> list[tuple[float, str]]:
         return [(at, node) for at, node, state in self.story if state == "Starting"]
 
 
@@ -195,7 +191,7 @@ def test_the_first_holder_waits_as_if_there_had_been_another_and_says_until_when
         assert await fleet.until(lambda: fleet.running("a")) == pytest.approx(D, abs=1.0)
         assert fleet.lease("a") == LeaseStatus(state="held", token="{}.{}".format(*fleet.witness.tokens[0]))
         await asyncio.sleep(500)
-        assert [node for _, node in fleet.witness.starts()] == ["a"]
+        assert [node for _, node in fleet.witness.began()] == ["a"]
 
     story(body)
 
@@ -237,7 +233,7 @@ def test_a_node_cut_off_is_fenced_at_its_own_deadline_and_another_starts_after_2
         fleet.consuls["a"].cut = False  # it comes back, and finds another there
         await fleet.until(lambda: fleet.lease("a").holder == "b")
         await asyncio.sleep(300)
-        assert [node for _, node in fleet.witness.starts()] == ["a", "b"]
+        assert [node for _, node in fleet.witness.began()] == ["a", "b"]
         assert "FENCED" in fleet.problems("a")
 
     story(body)
@@ -259,7 +255,7 @@ def test_reads_that_pass_while_renewals_do_not_keep_nothing_down_once_renewals_p
         consul.session_renew = renew  # type: ignore[method-assign]
         assert await fleet.until(lambda: fleet.running("a")) < 5
         assert "FENCED" not in fleet.problems("a")
-        assert len(fleet.witness.starts()) == 2
+        assert len(fleet.witness.began()) == 2
 
     story(body)
 
@@ -271,7 +267,7 @@ def test_a_short_silence_of_consul_costs_nothing_and_a_longer_one_only_a_restart
         await asyncio.sleep(17)
         fleet.consuls["a"].cut = False
         await asyncio.sleep(100)
-        assert len(fleet.witness.starts()) == 1
+        assert len(fleet.witness.began()) == 1
         fleet.consuls["a"].cut = True
         await asyncio.sleep(T + 15)  # the session is still there: Consul waits for twice its time
         assert not fleet.running("a")

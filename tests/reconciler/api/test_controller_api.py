@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import random
 from pathlib import Path
 
 import httpx
@@ -22,7 +23,8 @@ from reconciler.board import Board
 from reconciler.edges import Edges
 from reconciler.execution.leadership import Leadership
 from reconciler.loop import Loop
-from reconciler.simulation.world import SimNodes, SimSource
+from reconciler.simulation.network import SimNodes
+from reconciler.simulation.world import LooksAway, SimSource
 from reconciler.wakeups import Wakeups
 
 TOKEN, OPERATOR = "cluster-secret", "operator-secret"
@@ -37,7 +39,8 @@ class NoPackages:
 def app() -> FastAPI:
     """A controller that stands by, behind its API."""
     clock = SystemClock()
-    consul, nodes = MemoryConsul(Store(now=clock.now)), SimNodes({})
+    consul = MemoryConsul(Store(now=clock.now))
+    nodes = SimNodes({}, "one", clock=clock, random=random.Random(1), listener=LooksAway(), lossy=lambda: 0.0)
     edges = Edges(SimSource(), consul, nodes, clock, lambda digest: digest)
     leadership = Leadership("c", "one", "http://one:1", consul=consul, clock=clock)
     loop = Loop("c", edges, leadership, Board("c", clock), Wakeups())

@@ -1,0 +1,129 @@
+"""What really is so in a simulated world, as somebody knows who sees everything and asks nobody."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from agent.clock import Clock, Monotonic
+from agent.keeper.protocol import HostRow
+from agent.wire import Assignment, ReplicaOrder
+from reconciler.model.desired import DesiredState, InstanceSpec
+from reconciler.model.where import matches
+from reconciler.simulation.hosts import LIVE, Machine
+
+
+@dataclass(frozen=True, slots=True)
+class Violation:
+    """A promise that was broken: which one, when, and what was seen."""
+
+    promise: str
+    at: float
+    detail: str
+
+    def __str__(self) -> str:
+        return f"{self.at:9.3f}  {self.promise}: {self.detail}"
+
+
+class Surroundings(Protocol):
+    """What the observer may look at in the world."""
+
+    @property
+    def machines(self) -> Mapping[str, Machine]: ...
+
+    def lost_lately(self, node: str, lag: float) -> bool:
+        """Whether both witnesses missed a node for long enough, at some moment of the last `lag` seconds."""
+        ...
+
+    def certain(self, controller: str) -> bool:
+        """Whether Consul has answered this controller so recently that it may still lead."""
+        ...
+
+    def disturbed(self) -> bool:
+        """Whether Consul's servers themselves were in trouble a moment ago, so that what they said proves nothing."""
+        ...
+
+    def git_in_trouble(self) -> bool:
+        """Whether a look at Git brings an error or a rejected commit."""
+        ...
+
+
+@dataclass(slots=True)
+class Truth:
+    """Commits, what each node has accepted, what was ever well, and which promises were broken."""
+
+    clock: Clock
+    world: Surroundings
+    commits: dict[str, DesiredState] = field(default_factory=dict)  # good ones, by id
+    order: dict[str, int] = field(default_factory=dict)  # of commits
+    assigned: dict[str, Assignment] = field(default_factory=dict)  # by node, what it accepted last
+    ran_well: set[tuple[str, str]] = field(default_factory=set)  # (replica, spec hash) that were healthy once
+    known: set[str] = field(default_factory=set)  # replicas that were healthy once and are wanted since
+    well_until: dict[tuple[str, str], Monotonic] = field(
+        default_factory=dict
+    )  # (node, replica) → when it stopped to be
+    asked: set[str] = field(default_factory=set)  # nodes that a person had drained
+    forgot: dict[str, int] = field(default_factory=dict)  # nodes that lost their ledger → assignments accepted since
+    confirmed: set[str] = field(default_factory=set)  # commits of which a person let more go than the limit
+    violations: list[Violation] = field(default_factory=list)
+    _trace: hashlib._Hash = field(default_factory=hashlib.sha256)
+
+    def pushed(self, desired: DesiredState) -> None:
+        """A good commit arrived in Git."""
+        self.order[desired.commit] = len(self.order)
+        self.commits[desired.commit] = desired
+        self.note("commit", desired.commit)
+
+    def note(self, *what: object) -> None:
+        """Belongs to the trace, by which two runs of one seed are compared."""
+        self._trace.update(f"{self.clock.now():.6f} {' '.join(map(str, what))}\n".encode())
+
+    def broken(self, promise: str, detail: str) -> None:
+        """A promise does not hold."""
+        self.violations.append(Violation(promise, self.clock.now(), detail))
+
+    @property
+    def digest(self) -> str:
+        """16 hex digits over everything that happened."""
+        return self._trace.hexdigest()[:16]
+
+    def held(self, node: str) -> tuple[ReplicaOrder, ...]:
+        """What the node has accepted to run."""
+        assignment = self.assigned.get(node)
+        return () if assignment is None else assignment.replicas
+
+    def row(self, node: str, replica: str) -> HostRow | None:
+        """The host of this replica there, if its machine is up."""
+        machine = self.world.machines[node]
+        return machine.rows.get(replica) if machine.up else None
+
+    def copies(self, replica: str) -> Iterator[tuple[str, HostRow]]:
+        """Every live host of a replica."""
+        for name in self.world.machines:
+            row = self.row(name, replica)
+            if row is not None and row.state in LIVE:
+                yield name, row
+
+    def well(self, replica: str, but: str = "") -> bool:
+        """Whether a healthy host of this replica runs on any other node than `but`."""
+        return any(row.healthy and name != but for name, row in self.copies(replica))
+
+
+def wanted(desired: DesiredState, spec: InstanceSpec) -> set[str]:
+    """The names of the replicas that should run."""
+    if spec.per_node is None:
+        return {f"{spec.name}.{n}" for n in range(spec.replicas or 0)}
+    return {
+        f"{spec.name}.{node.name}.{n}"
+        for node in desired.cluster.nodes.values()
+        if matches(spec.placement.where, dict(node.labels), node.name)
+        for n in range(spec.per_node)
+    }
+
+
+def instance_of(order: ReplicaOrder, desired: DesiredState) -> InstanceSpec | None:
+    """The instance in Git that wants this replica; None when nothing does."""
+    spec = desired.instances.get(order.instance)
+    return spec if spec is not None and order.replica in wanted(desired, spec) else None
