@@ -50,7 +50,7 @@ class ByHand:
                 row: HostRow = await landed
                 return row
         except (Invalid, Missing, Refused):
-            self._carrier.ports.pop(replica, None)  # nothing was started
+            self._carrier.ports.drop(replica)  # nothing was started
             raise
         except TimeoutError as error:
             raise Waiting(f"{replica} has no process yet", code="START_SLOW", hint="list the processes") from error

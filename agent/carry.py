@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 
@@ -16,6 +15,7 @@ from agent.leases.leases import Leases
 from agent.ordered import Ordered
 from agent.orders import host_order, renamed
 from agent.packages.protocol import Installed
+from agent.port_book import PortBook
 from agent.table import HostTable
 from agent.wire import Assignment, ReplicaOrder, ReplicaState
 
@@ -39,16 +39,13 @@ class Carrier:
         self._table = table
         self._leases = leases
         self._packages_changed = packages_changed
-        self._problem = problem
-        self._ports_number, self._ports_saved = 0, 0
-        self._ports_lock = asyncio.Lock()
         self.assignment: Assignment | None = None
         self.ordered = Ordered()
         self.orders: Mapping[str, ReplicaOrder] = {}
         self.heirs: Mapping[str, str] = {}
         self._leased: tuple[str, ...] = ()
         self.installed: Mapping[str, Installed] = {}
-        self.ports: dict[str, int] = {}
+        self.ports = PortBook(edges.ports, edges.ledger, problem)
         self.fetching: set[str] = set()
         self.in_place_refused: set[tuple[str, str]] = set()
 
@@ -118,7 +115,7 @@ class Carrier:
         log.info("start", replica=wanted.replica, reason=reason)
         order = self._host_order(wanted, self._port(wanted.replica))
         order = replace(order, awaiting=awaiting, correlation_id=correlation_id or order.correlation_id)
-        await self._keep_ports()
+        await self.ports.keep()
         async with self._leases.starting(wanted.replica, order.lease):
             await self._edges.keeper.start(order)
             self._assume_started(wanted.replica, order)
@@ -183,10 +180,9 @@ class Carrier:
         log.info("rename", replica=step.replica, renamed_from=step.renamed_from)
         row = self._row(step.renamed_from)
         order = renamed(row, step.order, self.log_path(step.replica), self._leases.lease_of(step.order))
-        if step.renamed_from in self.ports:
-            self.ports[step.replica] = self.ports.pop(step.renamed_from)
+        self.ports.move(step.renamed_from, step.replica)
         await self._edges.keeper.rename(step.renamed_from, order)
-        await self._keep_ports()
+        await self.ports.keep()
         self._table.drop(step.renamed_from)
         if not self._already(step.replica, order):
             self._table.assume(replace(row, replica=step.replica, order=order))
@@ -197,8 +193,8 @@ class Carrier:
         except Missing:
             log.debug("already forgotten", replica=step.replica)
         self._table.drop(step.replica)
-        if self.ports.pop(step.replica, None) is not None:
-            await self._keep_ports()
+        if self.ports.drop(step.replica):
+            await self.ports.keep()
 
     def _already(self, replica: str, order: HostOrder) -> bool:
         """Whether the keeper's event was faster than its answer."""
@@ -227,27 +223,7 @@ class Carrier:
         )
 
     def _port(self, replica: str) -> int:
-        """The replica's port: the one it had, if nobody else took it while it was down."""
-        row = self._table.rows.get(replica)
-        preferred = self.ports.get(replica) or (row.order.port if row else 0) or None
-        others = {port for name, port in self.ports.items() if name != replica}
-        others |= {row.order.port for name, row in self._table.rows.items() if name != replica}
-        self.ports[replica] = self._edges.ports.choose(preferred, others)
-        self._ports_number += 1
-        return self.ports[replica]
-
-    async def _keep_ports(self) -> None:
-        """Ports are in the ledger; many callers at once share one write. The keeper's rows tell them too, so a full
-        disk is a problem to report but no reason not to start."""
-        self._ports_number += 1
-        mine = self._ports_number
-        async with self._ports_lock:
-            if self._ports_saved >= mine:
-                return
-            number = self._ports_number
-            try:
-                await self._edges.ledger.save_ports(dict(self.ports))
-                self._ports_saved = number
-                self._problem("LEDGER_WRITE", "")
-            except Waiting as error:
-                self._problem("LEDGER_WRITE", error.detail)
+        rows = self._table.rows
+        row = rows.get(replica)
+        others = {other.order.port for name, other in rows.items() if name != replica}
+        return self.ports.choose(replica, row.order.port if row else 0, others)

@@ -139,9 +139,8 @@ class SqliteLedger:
         try:
             return self._read(self._open())
         except (sqlite3.DatabaseError, ValidationError, ValueError) as error:
-            if isinstance(error, sqlite3.OperationalError) and (
-                "unable to open" in str(error) or "locked" in str(error)
-            ):
+            # Full, failing, locked or not allowed says nothing against the file: only a statement that it cannot follow does.
+            if isinstance(error, sqlite3.OperationalError) and error.sqlite_errorcode != sqlite3.SQLITE_ERROR:
                 raise Waiting(f"{self._path.name}: {error}", code="LEDGER_WRITE") from error
             reason = str(error).splitlines()[0]
         self._close()
@@ -153,6 +152,8 @@ class SqliteLedger:
         self._path.parent.mkdir(parents=True, exist_ok=True)
         db = sqlite3.connect(self._path, isolation_level=None, check_same_thread=False)
         self._db = db
+        # Nobody else uses the file, and then sqlite needs no file for shared memory: it can be read on a disk that is full.
+        db.execute("PRAGMA locking_mode=EXCLUSIVE")
         if db.execute("PRAGMA quick_check").fetchone()[0] != "ok":
             raise ValueError("it is damaged")
         version = int(db.execute("PRAGMA user_version").fetchone()[0])

@@ -130,6 +130,7 @@ class Agent:
                     watch_keeper(self._edges.keeper, self._problem, self._limits_wanted),
                     name="watch the keeper's problems",
                 )
+                tasks.create_task(self._carrier.ports.run(), name="keep ports")
                 tasks.create_task(self._stock.note_good(), name="note what runs well")
                 tasks.create_task(self._stock.verify(self.settings.verify_every), name="verify packages")
                 tasks.create_task(self._edges.bus.run(self._host_of, self._problem), name="bus")
@@ -182,7 +183,7 @@ class Agent:
         now = self._edges.clock.now()
         ordered = held.ordered.in_boot(self._edges.boot_id, now).taking(held.assignment, now)
         self._carrier.accept(held.assignment, ordered)
-        self._carrier.ports.update(held.ports)
+        self._carrier.ports.remember(held.ports)
         self._edges.bus.know_local(subscriptions_of(held.assignment))
         self._leadership.remember(held)
         self._leases.remember(held.leases)
@@ -289,9 +290,8 @@ class Agent:
 
     def _all_read(self) -> None:
         """The keeper's rows are known (again): everything is looked at once."""
-        ports = self._carrier.ports
         for row in self.table.rows.values():
-            ports.setdefault(row.replica, row.order.port)
+            self._carrier.ports.seen(row.replica, row.order.port)
         names = self.table.rows.keys() | self._carrier.orders.keys() | self.book.rows.keys() | self.by_hand.keys()
         self._rows_changed(names)
         self.packages_changed()

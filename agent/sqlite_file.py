@@ -37,8 +37,7 @@ def _connect(path: Path, schema: str) -> sqlite3.Connection:
     path.parent.mkdir(parents=True, exist_ok=True)
     db = sqlite3.connect(path, timeout=PATIENCE)
     try:
-        db.execute("PRAGMA journal_mode=WAL")
-        db.execute("PRAGMA synchronous=NORMAL")
+        db.execute("PRAGMA journal_mode=DELETE")  # unlike WAL it can be read on a disk that is full
         db.executescript(schema)
     except sqlite3.Error:
         db.close()

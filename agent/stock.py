@@ -7,7 +7,7 @@ from typing import Literal
 
 import structlog
 
-from agent.apply import Applier
+from agent.apply import DISK_PAUSE, Applier
 from agent.carry import Carrier
 from agent.edges import Edges
 from agent.errors import Waiting
@@ -74,8 +74,11 @@ class Stock:
                 try:
                     await self._installer.good(found)
                     self._proven |= found
+                    self._problem("RECORDS_WRITE", "")
                 except Waiting as error:
-                    log.warning("not noted that packages run well", error=str(error))
+                    self._problem("RECORDS_WRITE", f"{error.detail}: not noted that packages run well")
+                    await asyncio.sleep(DISK_PAUSE)
+                    self._proof.set()
 
     async def verify(self, every: float) -> None:
         """Every installed package is read again at the start and then on a slow beat; a damaged one is fetched anew."""

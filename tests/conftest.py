@@ -25,6 +25,7 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.append(str(ROOT))  # tests share a few modules
 
 from tests import servers  # noqa: E402 - found only now
+from tests.disk_trouble import NO_SMALL_DISK  # noqa: E402 - found only now
 
 REQUIRED = os.environ.get("TDIE_REQUIRE_CONSUL") == "1"
 NO_CONSUL = "NO REAL CONSUL: run .ci/consul, put consul on PATH or set TDIE_CONSUL"
@@ -59,6 +60,7 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     skipped = [str(each.longrepr) for each in terminalreporter.stats.get("skipped", [])]
     for reason in (
         NO_CONSUL,
+        NO_SMALL_DISK,
         *(f"NO {program.upper()}: install {debian}" for program, debian in servers.SERVERS.items()),
     ):
         count = sum(reason in text for text in skipped)

@@ -51,6 +51,7 @@ class PackageInstaller:
         self._environments = environments
         self._records, self._wall, self._keep = records, wall, keep
         self._known: dict[str, PackageRecord] = {}
+        self._unwritten: dict[str, PackageRecord] = {}  # what a bad disk did not take yet
         self._one_environment = asyncio.Lock()  # making one takes all of a processor and much disk
         self._client = client
         self._token = token
@@ -86,6 +87,7 @@ class PackageInstaller:
     async def remove(self, digest: str) -> None:
         await asyncio.to_thread(self._environments.remove, digest)
         await asyncio.to_thread(self._store.remove, digest)
+        self._unwritten.pop(digest, None)
         await asyncio.to_thread(self._records.forget, digest)
         self._known.pop(digest, None)
 
@@ -103,6 +105,7 @@ class PackageInstaller:
 
     async def good(self, digests: Collection[str]) -> None:
         now = self._wall()
+        await self._write_notes()
         await asyncio.to_thread(self._records.good, digests, now)
         self.look_at_records(await asyncio.to_thread(self._records.all))
 
@@ -136,13 +139,22 @@ class PackageInstaller:
 
     async def _note(self, package: PackageRef) -> None:
         """It is the version to use now, and belongs to Git: what was uploaded by hand and is then ordered is no longer manual."""
-        known = self._known.get(package.digest)
         now = self._wall()
+        known = self._known.get(package.digest) or PackageRecord(package, "git", now)
+        self._known[package.digest] = replace(known, origin="git", current_at=now)
+        self._unwritten[package.digest] = self._known[package.digest]
         try:
-            await asyncio.to_thread(self._records.put, package, "git", now)
-        except Waiting as error:  # it is installed all the same; what is forgotten here only orders versions
+            await self._write_notes()
+        except (
+            Waiting
+        ) as error:  # it is installed all the same, and is noted with the next one or when it is proven good
             log.warning("not noted", package=str(package), error=str(error))
-        self._known[package.digest] = replace(known or PackageRecord(package, "git", now), origin="git", current_at=now)
+
+    async def _write_notes(self) -> None:
+        for digest, note in tuple(self._unwritten.items()):
+            await asyncio.to_thread(self._records.put, note.package, "git", note.current_at)
+            if self._unwritten.get(digest) is note:
+                del self._unwritten[digest]
 
     async def _fetched(self, order: PackageOrder) -> Installed:
         if not order.sources:

@@ -11,6 +11,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+import structlog
+
 from agent.errors import Invalid, Missing, TdieError, Waiting
 from agent.packages import archive
 from agent.packages.archive import DEFAULT_LIMITS, Limits
@@ -20,6 +22,8 @@ from agent.packages.manifest import FILE_NAME, Manifest, check_layout, parse_man
 from agent.packages.pack import pack
 from agent.packages.protocol import Installed
 from agent.wire import PackageRef
+
+log = structlog.get_logger("packages")
 
 MIN_FREE = 0.05  # of the file system; installs are refused below
 _PARTIAL = ".partial-"
@@ -50,14 +54,16 @@ class PackageStore:
         self._corrupt: set[str] = set()
         self._disk = disk or _disk
         self._installed: dict[str, Installed] = {}
+        self._doomed: set[Path] = set()  # what is to be deleted, and could not be yet
 
     def open(self) -> tuple[str, ...]:
         """Read what is installed and collect what a crash left half-done; one line for each folder that makes no sense."""
-        self.root.mkdir(parents=True, exist_ok=True)
+        with disk_errors():
+            self.root.mkdir(parents=True, exist_ok=True)
         unreadable = []
         for entry in sorted(self.root.iterdir()):
             if entry.name.startswith(_PARTIAL):
-                remove_tree(entry)
+                self._discard(entry)
                 continue
             try:
                 self._installed[entry.name] = self._read(entry)
@@ -96,14 +102,25 @@ class PackageStore:
 
     @contextmanager
     def partial(self) -> Iterator[Path]:
-        """A fresh folder beside the packages for half-done work; gone afterwards, whatever happens."""
+        """A fresh folder beside the packages for half-done work; gone afterwards, or as soon as the disk lets it go."""
         path = self.root / f"{_PARTIAL}{uuid.uuid4().hex}"
         try:
             with disk_errors():
                 path.mkdir()
                 yield path
         finally:
-            remove_tree(path)
+            self._discard(path)
+
+    def _discard(self, path: Path) -> None:
+        """The folder is gone, or with what earlier could not be deleted is tried again the next time."""
+        self._doomed.add(path)
+        for doomed in tuple(self._doomed):
+            try:
+                remove_tree(doomed)
+            except OSError as error:
+                log.warning("cannot be deleted now", folder=doomed.name, error=error.strerror)
+            else:
+                self._doomed.discard(doomed)
 
     def check_room(self, need: int) -> None:
         """Raises DiskFull when writing `need` bytes would leave less than 5 % free."""
@@ -152,14 +169,16 @@ class PackageStore:
 
     def remove(self, digest: str) -> None:
         """Gone afterwards; by a rename first, so that a crash leaves nothing that looks installed."""
+        target, doomed = self.root / digest, self.root / f"{_PARTIAL}{uuid.uuid4().hex}"
+        there = target.is_dir()
+        if there:
+            with disk_errors():
+                target.chmod(0o755)
+                target.rename(doomed)
         self._installed.pop(digest, None)
         self._corrupt.discard(digest)
-        target = self.root / digest
-        if target.is_dir():
-            doomed = self.root / f"{_PARTIAL}{uuid.uuid4().hex}"
-            target.chmod(0o755)
-            target.rename(doomed)
-            remove_tree(doomed)
+        if there:
+            self._discard(doomed)
 
     def archive(self, digest: str) -> bytes:
         """The package as an archive, for other machines."""

@@ -7,6 +7,7 @@ import contextlib
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -63,14 +64,22 @@ class Program:
 def programs(folder: Path, consul: str, port: int) -> Iterator[Program]:
     """An agent that is not started yet; in the end it, its keeper and its hosts are gone."""
     made = Program(folder / "data", consul, port)
-    try:
+    with ended(made):
         yield made
+
+
+@contextmanager
+def ended(program: Program) -> Iterator[None]:
+    """At the end the agent, its keeper and its hosts are gone."""
+    try:
+        yield
     finally:
-        for process in made.processes:
+        for process in program.processes:
             if process.poll() is None:
                 process.kill()
             process.wait()
-        asyncio.run(_end_keeper(made.data))
+        with ThreadPoolExecutor(1) as aside:  # there may be a running loop here
+            aside.submit(asyncio.run, _end_keeper(program.data)).result()
 
 
 async def _end_keeper(data: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import signal
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
@@ -13,6 +14,7 @@ import pytest
 
 from agent.__main__ import main
 from agent.client import NodeClient
+from agent.errors import TdieError
 from agent.packages.digest import content_digest as package_digest
 from agent.packages.pack import pack
 from agent.wire import (
@@ -25,7 +27,8 @@ from agent.wire import (
     Report,
     content_digest,
 )
-from tests.agent.programs import Program, alive, report_when
+from tests.agent.programs import Program, alive, ended, report_when
+from tests.disk_trouble import Filler, small_disk
 
 MANIFEST = {"name": "sleeper", "version": "1.0.0", "runtime": "exec", "command": ["sleep", "{settings.seconds}"]}
 CONTENT = {"manifest.json": (json.dumps(MANIFEST).encode(), False)}
@@ -64,6 +67,40 @@ def all_well(count: int) -> Callable[[Report], bool]:
 
 def processes(report: Report) -> dict[str, tuple[int | None, int]]:
     return {row.replica: (row.pid, row.restarts) for row in report.replicas}
+
+
+async def test_on_a_full_disk_everything_keeps_running_and_comes_back(
+    program: Program, client: NodeClient, source: str
+) -> None:
+    program.data.mkdir()
+    with small_disk(program.data, "4m"), ended(program):
+        first = program.start()
+        await report_when(client, program.api, lambda report: True)
+        await client.claim(program.api, Claim(epoch=1))
+        await client.assign(program.api, assignment(program, source, 2))
+        before = processes(await report_when(client, program.api, all_well(2)))
+        disk = Filler(program.data)
+        disk.fill()
+
+        first.send_signal(signal.SIGKILL)
+        first.wait()
+        program.start()
+        again = await report_when(client, program.api, all_well(2))
+        assert processes(again) == before
+
+        with pytest.raises(TdieError, match="LEDGER_WRITE"):
+            await client.claim(program.api, Claim(epoch=2))
+        victim = again.replicas[0].pid
+        assert victim is not None
+        os.kill(victim, signal.SIGKILL)  # it must come back without a byte of room
+        healed = processes(
+            await report_when(client, program.api, lambda r: all_well(2)(r) and r.replicas[0].pid != victim)
+        )
+        assert (healed["sleeper.0"][1], healed["sleeper.1"]) == (1, before["sleeper.1"])
+
+        disk.empty()
+        await client.claim(program.api, Claim(epoch=2))
+        assert processes(await report_when(client, program.api, all_well(2))) == healed
 
 
 async def test_killed_agents_find_their_hosts_as_they_were(program: Program, client: NodeClient, source: str) -> None:
