@@ -12,6 +12,7 @@ from urllib.parse import urljoin, urlsplit
 import httpx
 
 from agent.errors import Invalid, TdieError, Waiting
+from reconciler.source.disk import full_disk
 from reconciler.source.hosts import refused_address
 from reconciler.source.shelf import Download
 from reconciler.source.walk import MAX_PACKAGE
@@ -31,7 +32,7 @@ async def download(wanted: Download, target: Path, *, client: httpx.AsyncClient 
             async with httpx.AsyncClient(timeout=_TIMEOUT, trust_env=False) as own:
                 await _follow(own, wanted, target)
     except (httpx.HTTPError, httpx.InvalidURL, TimeoutError, OSError) as error:
-        raise _failed(wanted.url, str(error) or type(error).__name__) from error
+        raise full_disk(error) or _failed(wanted.url, str(error) or type(error).__name__) from error
 
 
 def _failed(url: str, reason: str) -> TdieError:

@@ -25,6 +25,7 @@ from reconciler.source.access import (
     prepare,
     shown_url,
 )
+from reconciler.source.disk import full_disk
 from reconciler.source.resolve import Commit
 from reconciler.source.walk import Corrupt, GitTree
 
@@ -180,6 +181,8 @@ class Mirror:
             remote = repository.remotes.create_anonymous(self.url)
             remote.fetch(refspecs, callbacks=Callbacks(self._access, self._limits))
         except (pygit2.GitError, KeyError, ValueError, OSError) as error:
+            if (full := full_disk(error)) is not None:
+                raise full from error
             if _DAMAGE.search(str(error)):
                 raise Corrupt(self._clean(str(error))) from error
             raise self._unreachable(str(error)) from error
@@ -204,6 +207,8 @@ def _reading(id: str) -> Iterator[None]:
     try:
         yield
     except (KeyError, ValueError, pygit2.GitError) as error:
+        if (full := full_disk(error)) is not None:
+            raise full from error
         raise Corrupt(f"oid={id}: {error}") from error
 
 
@@ -219,7 +224,10 @@ def _open(path: Path) -> pygit2.Repository:
     except pygit2.GitError:
         shutil.rmtree(path, ignore_errors=True)
         repository = pygit2.init_repository(str(path), bare=True)
-    repository.config["http.followRedirects"] = "false"
+    if (
+        "http.followRedirects" not in repository.config
+    ):  # written once: a full disk must not keep the copy from being read
+        repository.config["http.followRedirects"] = "false"
     return repository
 
 

@@ -20,6 +20,7 @@ from agent.wire import PackageRef
 from reconciler.model.desired import DesiredState
 from reconciler.source import watch
 from reconciler.source.access import DEFAULT_ACCESS, DEFAULT_LIMITS, Access, FetchLimits, is_local
+from reconciler.source.disk import full_disk
 from reconciler.source.fetch import download
 from reconciler.source.mirror import Mirror
 from reconciler.source.resolve import Resolved, Resolver
@@ -281,6 +282,8 @@ class GitSource:
         try:
             return await asyncio.get_running_loop().run_in_executor(self._worker, work)
         except pygit2.GitError as error:
-            raise Corrupt(str(error)) from error
+            raise full_disk(error) or Corrupt(str(error)) from error
         except OSError as error:
-            raise Waiting(f"{error.filename or 'disk'}: {error.strerror or error}", code="SOURCE_IO") from error
+            raise full_disk(error) or Waiting(
+                f"{error.filename or 'disk'}: {error.strerror or error}", code="SOURCE_IO"
+            ) from error
