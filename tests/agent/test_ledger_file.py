@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import errno
 import sqlite3
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from agent.errors import TdieError
+from agent.errors import Waiting
 from agent.ledger import Remembered, SqliteLedger
 from agent.ordered import Ordered
 from agent.wire import Assignment, content_digest
+from tests.disk_trouble import counted
 
 GIVEN = Assignment(cluster="c", node="a", epoch=4, generation=2, digest=content_digest((), ()))
 ORDERED = Ordered("boot", {"web.0": ("spec", 12.5)})
@@ -86,12 +88,34 @@ async def test_damage_is_kept_aside(damage: Callable[[Path], None], tmp_path: Pa
 
 async def test_what_cannot_be_written_is_said(tmp_path: Path) -> None:
     path = tmp_path / "ledger.sqlite"
-    ledger = SqliteLedger(path)
-    await ledger.load()
-    other = sqlite3.connect(path)
-    other.executescript("DROP TABLE facts")
-    other.close()
-    with pytest.raises(TdieError) as caught:
-        await ledger.save_epoch(9)
-    assert caught.value.code == "LEDGER_WRITE"
-    await ledger.close()
+    with counted(tmp_path) as disk:
+        ledger = SqliteLedger(path)
+        await ledger.load()
+        for statement in (1, 2, 3):  # begin, insert, commit
+            disk.fail_at(statement, errno.ENOSPC, lasting=True)
+            with pytest.raises(Waiting) as caught:
+                await ledger.save_epoch(9)
+            assert caught.value.code == "LEDGER_WRITE"
+        disk.heal()
+        await ledger.close()
+        again = SqliteLedger(path)
+        assert (await again.load()).epoch == 0
+        await again.close()
+
+
+async def test_a_good_file_on_a_bad_disk_is_not_put_aside(tmp_path: Path) -> None:
+    path = tmp_path / "ledger.sqlite"
+    first = SqliteLedger(path)
+    await first.load()
+    await first.save_epoch(9)
+    await first.close()
+    holder = sqlite3.connect(path)
+    holder.execute("PRAGMA locking_mode=EXCLUSIVE")
+    holder.execute("BEGIN EXCLUSIVE")
+    again = SqliteLedger(path)
+    with pytest.raises(Waiting, match=r"LEDGER_WRITE ledger.sqlite: database is locked"):
+        await again.load()
+    holder.close()
+    assert (await again.load()).epoch == 9
+    assert not list(tmp_path.glob("*.bad*"))  # noqa: ASYNC240 - a test may block
+    await again.close()
