@@ -276,6 +276,9 @@ class SimKeeper:
     async def reconfigure(self, order: HostOrder) -> None:
         self._must_be_up()
         row = self._machine.rows[order.replica]
+        if row.state != "Started":  # as the real one: there is no process that could take other settings
+            await self.start(order)
+            return
         self._machine.put(
             replace(row, order=order, spec_hash=order.spec_hash, state="Started", since=self._machine.clock.now())
         )
