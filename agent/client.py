@@ -14,7 +14,7 @@ from pydantic import BaseModel, ValidationError
 from agent.correlation import HEADER, current
 from agent.errors import Denied, Invalid, Missing, Refused, TdieError, Waiting
 from agent.refusals import StaleLeader
-from agent.wire import Accepted, Assignment, Claim, Claimed, Report
+from agent.wire import SKEWED, Accepted, Assignment, Claim, Claimed, Report
 
 M = TypeVar("M", bound=BaseModel)
 
@@ -123,7 +123,7 @@ class NodeClient:
         try:
             return kind.model_validate_json(answer.content)
         except ValidationError as error:
-            raise Waiting(f"{_host(url)}: the answer makes no sense", code="BAD_ANSWER") from error
+            raise _unreadable(_host(url), error) from error
 
     async def _ask(
         self,
@@ -153,6 +153,17 @@ class NodeClient:
         if answer.is_success:
             return answer
         raise error_of(answer)
+
+
+def _unreadable(host: str, error: ValidationError) -> Waiting:
+    """An answer of a newer program is waited out until this one is upgraded; anything else makes no sense."""
+    problems = error.errors(include_url=False, include_input=False, include_context=False)
+    if all(problem["type"] in SKEWED for problem in problems):
+        where = ", ".join(".".join(map(str, problem["loc"])) for problem in problems[:3])
+        return Waiting(
+            f"{host} is newer than this program and says more: {where}", code="VERSION_SKEW", hint="upgrade this one"
+        )
+    return Waiting(f"{host}: the answer makes no sense", code="BAD_ANSWER")
 
 
 def error_of(answer: httpx.Response) -> TdieError:

@@ -142,7 +142,7 @@ class SqliteLedger:
             # Full, failing, locked or not allowed says nothing against the file: only a statement that it cannot follow does.
             if isinstance(error, sqlite3.OperationalError) and error.sqlite_errorcode != sqlite3.SQLITE_ERROR:
                 raise Waiting(f"{self._path.name}: {error}", code="LEDGER_WRITE") from error
-            reason = str(error).splitlines()[0]
+            reason = _reason(error)
         self._close()
         aside = self._put_aside()
         self._rebuilt = f"{self._path.name} could not be used ({reason}); it is kept as {aside.name}"
@@ -227,3 +227,10 @@ class SqliteLedger:
         if self._db is not None:
             self._db.close()
             self._db = None
+
+
+def _reason(error: Exception) -> str:
+    if isinstance(error, ValidationError):
+        first = error.errors(include_url=False, include_input=False, include_context=False)[0]
+        return f"assignment.{'.'.join(map(str, first['loc']))}: {first['msg']}"
+    return str(error).splitlines()[0]

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable
 import structlog
 
 from agent.errors import TdieError
+from agent.keeper.codec import VersionSkew
 from agent.keeper.protocol import HostRow, Keeper
 
 log = structlog.get_logger("carry")
@@ -45,11 +46,14 @@ class HostTable:
             try:
                 self._take_all(await self._keeper.rows())
                 self._problem("KEEPER_UNAVAILABLE", "")
+                self._problem(VersionSkew.code, "")
                 pause = _RECONNECT[0]
                 await self._follow_events()
             except TdieError as error:
                 self.known = False
-                self._problem("KEEPER_UNAVAILABLE", error.detail)
+                self._problem(
+                    VersionSkew.code if isinstance(error, VersionSkew) else "KEEPER_UNAVAILABLE", error.detail
+                )
                 log.warning("keeper is away", error=str(error))
             await asyncio.sleep(pause)
             pause = min(pause * 2, _RECONNECT[1])

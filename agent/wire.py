@@ -25,6 +25,11 @@ class Wire(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", alias_generator=to_camel, populate_by_name=True)
 
 
+SKEWED = frozenset(
+    {"extra_forbidden", "literal_error", "enum"}
+)  # what pydantic calls a field or choice of a newer version
+
+
 class Told(BaseModel):
     """Base of everything an agent tells: frozen, tolerant of fields that a newer agent adds."""
 

@@ -12,6 +12,7 @@ from starlette.exceptions import HTTPException
 from starlette.responses import Response
 
 from agent.errors import TdieError
+from agent.wire import SKEWED
 
 log = structlog.get_logger("api")
 
@@ -52,13 +53,13 @@ async def _tdie(request: Request, error: Exception) -> Response:
 
 
 async def _invalid(request: Request, error: Exception) -> Response:
-    """A field we do not know, or another wire version, comes from a newer program: the sender must wait, not change."""
+    """A field or a choice we do not know comes from a newer program: the sender must wait, not change."""
     assert isinstance(error, RequestValidationError)
     found = [
         {"path": ".".join(str(part) for part in e["loc"][1:]), "message": str(e["msg"]), "type": str(e["type"])}
         for e in error.errors()[:100]
     ]
-    skew = any(e["type"] == "extra_forbidden" or e["path"] == "wire" for e in found)
+    skew = any(e["type"] in SKEWED for e in found)
     code = _SKEW if skew and request.method == "PUT" else "INVALID"
     lines = "; ".join(f"{e['path']}: {e['message']}" if e["path"] else e["message"] for e in found[:5])
     return problem(422, code, lines, errors=found)

@@ -158,10 +158,13 @@ def _variable(key: object, value: object) -> bool:
 
 
 def row_from(raw: Mapping[str, Any]) -> HostRow:
-    """The row of parsed JSON; fields a newer keeper added are left out."""
+    """The row of parsed JSON; fields a newer keeper added to it are left out, VersionSkew for those of its order."""
     known = {f.name for f in dataclasses.fields(HostRow)}
     given = {name: value for name, value in raw.items() if name in known}
-    return HostRow(**{**given, "order": order_from(given.get("order"))})
+    try:
+        return HostRow(**{**given, "order": order_from(given.get("order"))})
+    except VersionSkew as error:
+        raise VersionSkew(f"the keeper is newer: {error.detail}", hint="upgrade the agent of this node") from error
 
 
 def text(value: object) -> str:
