@@ -4,17 +4,20 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
+from dataclasses import asdict
 from typing import Any
 
 from agent.clock import Monotonic
 from agent.wire import PackageRef
 from reconciler.board import Board
 from reconciler.model.desired import DesiredState, InstanceSpec
+from reconciler.model.history import Entries
 from reconciler.model.observed import NodeView, ObservedState, Presence, ReplicaView
 from reconciler.model.plan import Change, Hold, Plan
 from reconciler.model.where import matches
 
 STATUS_FORMAT = "tdie/status/1"
+HISTORY_FORMAT = "tdie/history/1"
 
 
 def status(board: Board, git: str, now: Monotonic) -> dict[str, Any]:
@@ -33,16 +36,23 @@ def status(board: Board, git: str, now: Monotonic) -> dict[str, Any]:
         "plan": plan.digest if plan else "",
         "warnings": [*(plan.warnings if plan else ()), *(observed.warnings if observed else ())],
         "converged": converged(board),
+        "settled": settled(board),
     }
 
 
 def converged(board: Board) -> bool:
     """Whether the tip of Git is in force, nothing is left to do, and exactly what is wanted runs and is healthy."""
+    source = board.source
+    if source is None or board.desired is None or source.problems or source.trouble:
+        return False
+    return source.commit == board.desired.commit and settled(board)
+
+
+def settled(board: Board) -> bool:
+    """Whether all of the commit in force runs and is healthy, and nothing else; it need not be the tip of Git."""
     if not (board.desired and board.observed and board.plan and board.source):
         return False
-    if board.plan.changes or board.source.problems or board.source.trouble:
-        return False
-    if board.source.commit != board.desired.commit:
+    if board.plan.changes or board.source.desired is not board.desired:
         return False
     rows = instances(board.desired, board.observed, board.plan)
     return all(row["wanted"] == row["running"] == row["current"] == row["healthy"] for row in rows)
@@ -58,6 +68,7 @@ def _git(board: Board, git: str, now: Monotonic) -> dict[str, Any]:
         "subject": desired.subject if desired else "",
         "author": desired.author if desired else "",
         "tip": source.commit if source else "",
+        "rollback": {**source.rollback.text()} if source and source.rollback else None,
         "problems": [
             {"code": p.code, "file": p.file, "line": p.line, "column": p.column, "message": p.message}
             for p in (source.problems if source else ())
@@ -65,6 +76,12 @@ def _git(board: Board, git: str, now: Monotonic) -> dict[str, Any]:
         "trouble": str(trouble) if trouble else "",
         "troubleFor": round(now - source.since, 1) if source and trouble and source.since is not None else None,
     }
+
+
+def history(entries: Entries) -> dict[str, Any]:
+    """Everything `tdie history` shows, the latest first."""
+    items = [{**asdict(entry), "result": entry.result} for entry in reversed(entries)]
+    return {"format": HISTORY_FORMAT, "items": items}
 
 
 def node(view: NodeView, desired: DesiredState | None, now: Monotonic) -> dict[str, Any]:

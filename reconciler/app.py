@@ -31,6 +31,7 @@ from agent.tokens import TokenFile, check_bind
 from reconciler.api.messages import message_routes
 from reconciler.api.metrics import metrics_text
 from reconciler.api.node_wishes import node_wish_routes
+from reconciler.api.rollback import rollback_routes
 from reconciler.api.routes import routes
 from reconciler.api.uploads import LARGEST, upload_routes
 from reconciler.api.uploads import PATH as UPLOADS
@@ -108,6 +109,7 @@ def build_api(loop: Loop, source: GitSource, nodes: NodeClient, clock: SystemClo
     app = FastAPI(title="tdie controller", version=__version__, docs_url=None, redoc_url=None)
     problems.install(app)
     app.include_router(routes(loop, source, nodes, clock, git))
+    app.include_router(rollback_routes(loop, clock))
     app.include_router(upload_routes(loop, source))
     app.include_router(message_routes(loop.board, nodes))
     app.include_router(node_wish_routes(loop, loop.node_wishes))

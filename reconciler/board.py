@@ -56,7 +56,7 @@ class Board:
 
     def leads(self, term: Term) -> None:
         """This controller leads with this term."""
-        self.term = term
+        self.term, self.source = term, None  # what was in force when it led before may not be any more
         self.error = ""
         self._event("LEADING", f"leads with epoch {term.epoch}", epoch=term.epoch)
 
@@ -84,6 +84,14 @@ class Board:
                 "COMMIT_REJECTED",
                 f"commit {sourced.commit[:8]} rejected: {len(sourced.problems)} problem(s), first {sourced.problems[0]}",
                 commit=sourced.commit,
+            )
+        elif sourced.desired is not None and sourced.rollback is not None:
+            back = sourced.rollback
+            self._once(
+                "git",
+                "ROLLED_BACK",
+                f"commit {back.to[:8]} is in force instead of {back.left[:8]}, by {back.who}"
+                + (f": {back.why}" if back.why else ""),
             )
         elif sourced.desired is not None:
             self._once(

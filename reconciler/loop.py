@@ -12,11 +12,13 @@ from agent.clock import Monotonic
 from agent.errors import TdieError
 from reconciler.board import Board
 from reconciler.edges import Edges
+from reconciler.execution.history import History
 from reconciler.execution.leadership import Leadership, LeadershipLost, Term
 from reconciler.execution.locks import NodeLocks
 from reconciler.execution.node_wishes import NodeWishes
 from reconciler.execution.publish import Publisher, Sent
 from reconciler.execution.record import RecordStore
+from reconciler.execution.rollbacks import Rollbacks
 from reconciler.execution.topics import Topics
 from reconciler.model.observed import Record
 from reconciler.model.plan import Plan
@@ -62,6 +64,8 @@ class Loop:
         self._wakeups = wakeups
         self.board = board
         self.record = RecordStore(cluster, consul=edges.consul, clock=edges.clock)
+        self.history = History(cluster, consul=edges.consul, clock=edges.clock)
+        self.rollbacks = Rollbacks(self.record, self.history, edges.source, edges.clock)
         self.node_wishes = NodeWishes(cluster, consul=edges.consul, clock=edges.clock)
         self.fleet = Fleet(
             cluster,
@@ -75,6 +79,7 @@ class Loop:
         self._memo = Memo()
         self._settled = Settled(None)
         self._record = Record()
+        self.planned_with = Record()  # what the last plan was made with
         self._record_stale = True
         self._frozen = False
 
@@ -96,7 +101,8 @@ class Loop:
 
     async def _lead(self, term: Term) -> None:
         """Lead until the term ends. A node that knows a higher epoch makes us take a higher one and claim anew."""
-        commit = await self.record.last_good()
+        commit = await self.record.in_force()
+        await self.history.take_over()
         if commit:
             await self._edges.source.start_from(commit)
         while True:
@@ -126,7 +132,7 @@ class Loop:
         self._settled, self._record_stale = Settled(None), True
         topics = Topics(self._cluster, term.session, consul=self._edges.consul)
         self.board.leads(term)
-        sourced = await self._edges.source.look()  # before `changed`, which then knows what to compare with
+        sourced = await self._look()  # before `changed`, which then knows what to compare with
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(
                 self.fleet.follow(term.epoch, term.session, fresh_consul=term.fresh_consul), name="follow the fleet"
@@ -144,6 +150,7 @@ class Loop:
         while True:
             try:
                 settled = await self.cycle(sourced, publisher, topics, term)
+                await self.history.note(sourced, settled.plan, term.session)
                 wait = self._until(settled)
             except (LeadershipLost, HigherEpoch):
                 raise
@@ -153,7 +160,10 @@ class Loop:
                 wait = AGAIN
             reasons = await self._wakeups.wait(wait)
             if reasons & LOOK_AT_GIT:
-                sourced = await self._edges.source.look()
+                sourced = await self._look()
+
+    async def _look(self) -> Sourced:
+        return await self._edges.source.look(rollback=self.record.rollback)
 
     async def cycle(self, sourced: Sourced, publisher: Publisher, topics: Topics, term: Term) -> Settled:
         """Look once at what Git and the fleet say, and send what follows from both."""
@@ -164,7 +174,11 @@ class Loop:
         if self._record_stale:
             self._record = await self.record.load()
             self._record_stale = False
-        record = replace(self._record, window=self._hours.now(desired.cluster.sync.windows))
+        record = self.planned_with = replace(
+            self._record,
+            window=self._hours.now(desired.cluster.sync.windows),
+            rolled_back=sourced.rollback is not None,
+        )
         observed, presence_changes = self.fleet.snapshot(desired.cluster.nodes, desired.cluster.failover.lost_after)
         decided = plan(desired, observed, record, self._edges.clock.now(), self._memo)
         if decided is self._settled.plan:  # nothing it was made of has changed
@@ -172,7 +186,7 @@ class Loop:
             return self._settled
         await topics.publish(desired.instances)  # who subscribes is known before anybody publishes
         sent = await publisher.publish(decided, observed)
-        await self.record.put_last_good(desired.commit, desired.subject, term.session)
+        await self.record.put_in_force(desired.commit, desired.subject, term.session)
         again = _earliest(decided.look_again_at, presence_changes)
         if len(sent) < len(decided.targets):  # somebody held a lock, perhaps for a moment only: send the rest again
             self._settled = Settled(None, sent, _earliest(again, Monotonic(self._edges.clock.now() + AGAIN)))

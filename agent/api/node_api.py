@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
+import structlog
 from fastapi import APIRouter, FastAPI, Query, Response
 from fastapi.responses import PlainTextResponse
 
@@ -28,6 +29,8 @@ from agent.correlation import Correlated
 from agent.errors import Invalid, Missing, Waiting
 from agent.node import Agent
 from agent.wire import Accepted, Assignment, Claim, Claimed, Report
+
+log = structlog.get_logger("api")
 
 MAX_BODY = 64 << 20  # bytes; an assignment of 10,000 replicas has about 10 MB
 MAX_WAIT = 120.0  # seconds
@@ -109,7 +112,9 @@ def _views(agent: Agent, files: NodeFiles) -> APIRouter:
         """An installed package, for other nodes; they verify its content."""
         if not _DIGEST.fullmatch(digest):
             raise Missing("a package is asked for by its digest, 64 hex digits", code="PACKAGE_MISSING")
-        return Response(await asyncio.to_thread(files.archive, digest), media_type="application/zip")
+        archive = await asyncio.to_thread(files.archive, digest)
+        log.info("package served", digest=digest[:12])
+        return Response(archive, media_type="application/zip")
 
     return router
 

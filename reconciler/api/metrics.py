@@ -24,6 +24,9 @@ def metrics_text(board: Board) -> bytes:
         bool(source and source.problems)
     )
     gauge("git_trouble", "1 when Git cannot be read or its tip cannot be accepted").set(bool(source and source.trouble))
+    gauge("rolled_back", "1 when a person or a failed rollout keeps an earlier commit than the tip in force").set(
+        bool(source and source.rollback)
+    )
     if board.term is not None and board.plan is not None and board.observed is not None:
         gauge("epoch", "Number of this leadership").set(board.term.epoch)
         gauge("converged", "1 when what runs is what Git asks for").set(answers.converged(board))

@@ -7,6 +7,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any, Protocol
 
+import structlog
 from fastapi import APIRouter, Query
 from fastapi.responses import FileResponse, PlainTextResponse
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
@@ -21,6 +22,8 @@ from reconciler.execution.approvals import approve
 from reconciler.loop import Loop
 from reconciler.model.observed import ObservedState, Presence
 from reconciler.planning import render
+
+log = structlog.get_logger("controller")
 
 OBSERVED = TypeAdapter(ObservedState)
 
@@ -57,7 +60,7 @@ def routes(loop: Loop, packages: PackageSource, nodes: NodeApi, clock: Clock, gi
     async def summary() -> dict[str, Any]:
         """The cluster in a few lines, and where to ask for the rest."""
         doc = answers.status(board, git, clock.now())
-        kinds = ("status", "plan", "nodes", "instances", "replicas", "packages", "events")
+        kinds = ("status", "plan", "nodes", "instances", "replicas", "packages", "events", "history")
         return {
             "cluster": board.cluster,
             "leading": doc["leading"],
@@ -127,6 +130,7 @@ def routes(loop: Loop, packages: PackageSource, nodes: NodeApi, clock: Clock, gi
         path = packages.package_zip(digest)
         if path is None:
             raise Missing(f"no package has the digest {digest[:64]}", code="PACKAGE_MISSING")
+        log.info("package served", digest=digest[:12])
         return FileResponse(path, media_type="application/zip")
 
     @router.get("/explain/{subject}")

@@ -12,6 +12,7 @@ from cyclopts import Parameter
 
 from agent.errors import Invalid, Missing, Waiting
 from reconciler.cli import show
+from reconciler.cli.asking import agreed
 from reconciler.cli.main import app
 from reconciler.cli.options import Cluster, ConsulAddress, TokenFile
 from reconciler.cli.out import Output, note, say, say_json
@@ -160,7 +161,7 @@ def apply(
             current = master.get("/plan")
             if not current["changes"]:
                 return 0
-            if not yes and not _agreed():
+            if not yes and not agreed("apply"):
                 note("nothing was applied")
                 return 1
         else:
@@ -173,13 +174,6 @@ def apply(
         answer = master.post("/approvals", body)
     say(f"approved {answer['approved']} change(s) of plan {answer['plan']}; 'tdie status' shows how they go")
     return 0
-
-
-def _agreed() -> bool:
-    if not sys.stdin.isatty():
-        raise Invalid("apply asks before it acts, and nobody is here to answer", code="CONFIRM", hint="add --yes")
-    note("Continue? [yN] ")
-    return sys.stdin.readline().strip().lower() in ("y", "yes")
 
 
 def _saved(file: Path) -> dict[str, Any]:

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import getpass
-import socket
 import time
 from typing import Annotated, Any
 
 from cyclopts import App, Parameter
 
 from agent.errors import Waiting
+from reconciler.cli.asking import who
 from reconciler.cli.main import app
 from reconciler.cli.options import Cluster, ConsulAddress, TokenFile
 from reconciler.cli.out import note, say
@@ -43,7 +42,7 @@ def cordon(
         Of the node.
     """
     with leader(spot(cluster, consul, token_file)) as master:
-        master.put(f"/nodes/{name}/cordon", {"who": _who(), "why": reason})
+        master.put(f"/nodes/{name}/cordon", {"who": who(), "why": reason})
     say(f"{name} takes nothing new; 'tdie uncordon {name}' takes that back")
     return 0
 
@@ -89,7 +88,7 @@ def drain(
     """
     within = None if deadline is None else seconds(deadline)
     with leader(spot(cluster, consul, token_file)) as master:
-        master.put(f"/nodes/{name}/cordon", {"who": _who(), "why": reason, "drain": True, "within": within})
+        master.put(f"/nodes/{name}/cordon", {"who": who(), "why": reason, "drain": True, "within": within})
         if wait:
             _until_empty(master, name)
     say(f"{name} is empty" if wait else f"{name} is being drained; 'tdie explain {name}' shows how it goes")
@@ -130,7 +129,7 @@ def lock_node(
         Of the node.
     """
     with leader(spot(cluster, consul, token_file)) as master:
-        master.put(f"/nodes/{name}/lock", {"who": _who(), "why": reason})
+        master.put(f"/nodes/{name}/lock", {"who": who(), "why": reason})
     say(f"nothing is changed on {name}; 'tdie unlock node {name}' ends that")
     return 0
 
@@ -150,7 +149,3 @@ def unlock_node(
         held = master.delete(f"/nodes/{name}/lock")["heldBy"]
     say(f"{name} is unlocked (it was held by {held})" if held else f"{name} was not locked")
     return 0
-
-
-def _who() -> str:
-    return f"{getpass.getuser()}@{socket.gethostname()}"

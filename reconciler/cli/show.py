@@ -31,6 +31,8 @@ def _headline(doc: dict[str, Any]) -> str:
         verdict = paint("COMMIT REJECTED", "red")
     elif git["trouble"]:
         verdict = paint("GIT TROUBLE", "red")
+    elif git.get("rollback"):
+        verdict = paint("ROLLED BACK" if doc["settled"] else "ROLLING BACK", "yellow")
     elif doc["converged"]:
         verdict = paint("CONVERGED", "green")
     elif not git["commit"]:
@@ -43,6 +45,8 @@ def _headline(doc: dict[str, Any]) -> str:
 def _git(git: dict[str, Any]) -> list[str]:
     commit = git["commit"][:8] or "none"
     lines = [f"commit {commit} in force" + (f": {git['subject']}" if git["subject"] else "") + f"  ({git['source']})"]
+    if back := git.get("rollback"):
+        lines += [paint(line, "red") for line in _rollback(git, back)]
     if git["problems"]:
         lines.append(paint(f"commit {git['tip'][:8]} REJECTED; {commit} stays in force:", "red"))
         lines += [f"  {p['file']}:{p['line']}:{p['column']} {p['code']} {p['message']}" for p in git["problems"]]
@@ -50,6 +54,46 @@ def _git(git: dict[str, Any]) -> list[str]:
         since = f" for {_age(git['troubleFor'])}" if git["troubleFor"] else ""
         lines.append(paint(f"{git['trouble']}{since}", "red"))
     return lines
+
+
+def _rollback(git: dict[str, Any], back: dict[str, Any]) -> list[str]:
+    """That something else than the branch's tip runs, why, who did it, and how it ends."""
+    who = f"by {back['who']}" if not back["automatic"] else f"by itself ({back['who']})"
+    lines = [
+        f"! ROLLED BACK from {back['from'][:8]} {who} at {back['at']}" + (f": {back['why']}" if back["why"] else "")
+    ]
+    tip = git["tip"]
+    if tip and tip in back["quarantined"]:
+        lines.append(f"  the tip of the branch, {tip[:8]}, is quarantined and does not run")
+    elif tip:
+        lines.append(f"  the tip of the branch, {tip[:8]}, cannot be in force (see below)")
+    lines.append("  this ends with a newer commit in Git, or with 'tdie rollback --cancel', which runs the tip again")
+    return lines
+
+
+def history(rows: list[dict[str, Any]]) -> list[str]:
+    """A table of what was in force when; under each row why, where there is something to say."""
+    cells = [
+        [
+            row["since"].replace("T", " ").removesuffix("Z"),
+            row["until"].replace("T", " ").removesuffix("Z") if row["until"] else "in force",
+            row["commit"][:8],
+            row["result"],
+            row["cause"],
+            row["who"],
+            row["subject"],
+        ]
+        for row in rows
+    ]
+    lines = table(cells, ["SINCE (UTC)", "UNTIL", "COMMIT", "RESULT", "CAUSE", "WHO", "SUBJECT"])
+    out = lines[:1]
+    for row, line in zip(rows, lines[1:], strict=True):
+        out.append(paint(line, {"healthy": "", "superseded": "dim"}.get(row["result"], "yellow")))
+        if row["why"]:
+            out.append(f"    {row['why']}")
+        if row["halted"]:
+            out.append(f"    halted: {row['halted']}")
+    return out
 
 
 def _wrong(doc: dict[str, Any]) -> list[str]:

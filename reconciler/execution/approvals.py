@@ -27,7 +27,7 @@ def approve(plan: Plan, seen: Mapping[str, str]) -> frozenset[str]:
     new = {
         change.replica
         for change in plan.changes
-        if change.id not in seen and change.cause is Cause.COMMIT and change.replica not in altered
+        if change.id not in seen and change.cause in (Cause.COMMIT, Cause.ROLLBACK) and change.replica not in altered
     }
     if altered or new:
         parts = [f"altered: {', '.join(sorted(altered))}"] if altered else []

@@ -1,7 +1,8 @@
-"""What controllers remember in Consul: the last good commit, approvals, confirmations, rejected commits, history."""
+"""What controllers remember in Consul: the commit in force and why it is not the tip, approvals, confirmations, uploads."""
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections.abc import Mapping
 from typing import Any
@@ -12,6 +13,7 @@ from agent.consul.protocol import Consul, TxnOp
 from agent.errors import Refused
 from agent.wire import PackageRef
 from reconciler.model.observed import Record
+from reconciler.model.rollback import Rollback
 
 MOST_UPLOADS = 250  # remembered; older ones stay where they are, but are not copied to new controllers
 LIMIT = 60_000  # bytes; values stay below 64 KiB
@@ -25,20 +27,45 @@ class RecordStore:
         self._consul = consul
         self._clock = clock
         self._commit: str | None = None
+        self._one_at_a_time = asyncio.Lock()  # of those who write which commit is in force
+        self.rollback: Rollback | None = None  # why an earlier commit is in force; known once `in_force` was asked
 
-    async def last_good(self) -> str | None:
-        """The commit that was in force last, also under earlier leaders."""
-        entry = await self._consul.get(keys.record(self._cluster, "commit"))
-        return str(json.loads(entry.value)["commit"]) if entry else None
+    async def in_force(self) -> str | None:
+        """The commit that was in force last, also under earlier leaders; `rollback` then says why, if it is not the tip."""
+        known = await self._get("commit")
+        back = known.get("rollback")
+        self._commit = str(known["commit"]) if known else None
+        self.rollback = Rollback.read(back) if back else None
+        return self._commit
 
-    async def put_last_good(self, commit: str, subject: str, session: str) -> None:
-        """The commit in force is remembered; no write when it is already."""
-        if commit == self._commit:
-            return
-        if await self.last_good() != commit:
-            since = f"{self._clock.wall():%Y-%m-%dT%H:%M:%SZ}"
-            await self._put("commit", {"commit": commit, "subject": subject[:200], "since": since}, session)
-        self._commit = commit
+    async def put_in_force(self, commit: str, subject: str, session: str) -> None:
+        """The commit in force is remembered; no write when it is already.
+
+        A newer commit ends a rollback. One that was rolled back from is not remembered: a cycle that began before the rollback
+        may still speak of it.
+        """
+        async with self._one_at_a_time:
+            back = self.rollback
+            if commit != self._commit and (back is None or commit not in back.quarantined):
+                await self._put_commit(commit, subject, None, session)
+
+    async def roll_back(self, back: Rollback, subject: str, session: str) -> None:
+        """From now on the commit it names is in force, also under later leaders."""
+        async with self._one_at_a_time:
+            await self._put_commit(back.to, subject, back, session)
+
+    async def end_rollback(self, session: str) -> None:
+        """The tip of the branch may be in force again."""
+        async with self._one_at_a_time:
+            known = await self._get("commit")
+            await self._put_commit(str(known["commit"]), str(known.get("subject", "")), None, session)
+
+    async def _put_commit(self, commit: str, subject: str, back: Rollback | None, session: str) -> None:
+        value: dict[str, Any] = {"commit": commit, "subject": subject[:200], "since": self._now()}
+        if back is not None:
+            value["rollback"] = back.text()
+        await self._put("commit", value, session)
+        self._commit, self.rollback = commit, back
 
     async def load(self) -> Record:
         """What planning needs to know besides the fleet."""

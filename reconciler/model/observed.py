@@ -112,3 +112,4 @@ class Record:
     approved: frozenset[str] = frozenset()  # change ids a person has approved (`tdie apply`)
     confirmed_prune: str = ""  # plan digest for which a person confirmed stops beyond the limit
     window: Window = Window()
+    rolled_back: bool = False  # an earlier commit is in force than the tip of the branch

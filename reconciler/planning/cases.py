@@ -164,6 +164,8 @@ def make_change(
     to_hash, to_package = ("", "") if spec is None else (spec.spec_hash, str(spec.spec.package))
     if verdict is Verdict.RENAME:
         to_hash, to_package = from_hash, from_package
+    if cause is Cause.COMMIT and world.record.rolled_back:
+        cause = Cause.ROLLBACK
     return Change(
         id=change_id(
             replica=replica,

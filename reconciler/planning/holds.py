@@ -7,7 +7,7 @@ from reconciler.model.plan import Cause, HoldReason, Verdict
 from reconciler.planning.cases import Case, Step, World
 
 UNAPPROVED = frozenset(
-    {Cause.DRIFT, Cause.NODE_LOST, Cause.DRAIN, Cause.LEASE}
+    {Cause.DRIFT, Cause.NODE_LOST, Cause.DRAIN, Cause.LEASE, Cause.ROLLBACK}
 )  # nobody is asked twice, or before something is healed
 
 

@@ -167,7 +167,7 @@ def gone(world: World, instance: str, claimed: set[tuple[str, str]]) -> Case:
                 instance=instance,
                 node=sighting.node,
                 before=sighting,
-                reason="no longer in Git",
+                reason="not in the commit rolled back to" if world.record.rolled_back else "no longer in Git",
             )
             step = _dropping(world, case, change_step(change, sighting), sighting)
             step.prunes = True

@@ -67,6 +67,7 @@ def _plan(desired: DesiredState, observed: ObservedState, record: Record, now: M
         warnings=observed.warnings,
         digest=digest,
         prune_digest=prune.prune_digest(found),
+        rolled_back=record.rolled_back,
         healthy=all(case.quiet for case in found),
     )
     check(world, made, found)

@@ -18,12 +18,13 @@ SYMBOLS = {
 _ALWAYS = (Verdict.START, Verdict.REPLACE, Verdict.STOP)
 _SOMETIMES = (Verdict.RECONFIGURE, Verdict.MOVE, Verdict.RENAME)
 NOTHING = "No changes. The fleet runs what Git asks for."
+NOTHING_BACK = "No changes. The fleet runs what the commit rolled back to asks for."
 
 
 def summary(plan: Plan) -> str:
     """`Plan: 2 to start, 1 to replace, 0 to stop`, or a sentence when there is nothing to do."""
     if not plan.changes:
-        return NOTHING
+        return NOTHING_BACK if plan.rolled_back else NOTHING
     counts = plan.counts()
     shown = [*_ALWAYS, *(verdict for verdict in _SOMETIMES if counts[verdict])]
     return "Plan: " + ", ".join(f"{counts[verdict]} to {verdict.value}" for verdict in shown)
@@ -67,6 +68,7 @@ def document(plan: Plan) -> dict[str, Any]:
     return {
         "format": FORMAT,
         "commit": plan.commit,
+        "rolledBack": plan.rolled_back,
         "digest": plan.digest,
         "pruneDigest": plan.prune_digest,
         "summary": {verdict.value: plan.counts()[verdict] for verdict in (*_ALWAYS, *_SOMETIMES)},

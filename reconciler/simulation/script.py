@@ -13,6 +13,7 @@ power off a · power on a · cut a · cut a from controllers · cut a from consu
 consul away · consul back · wipe consul · revoke a · tamper web.0     what happens to Consul, its sessions and its locks
 self-heal off · window 0 6 * * * for 3600s     sync.selfHeal and sync.windows (UTC), pushed
 apply                              a person approves the plan as it stands
+rollback · rollback to 1 · cancel rollback · history      the number is that of a commit
 drain a · drain a within 60s · uncordon a · lock a · unlock a
 crash controller one · kill web.0 · stop web.0 · break web@1.1 · lose web@1.1
 """
@@ -26,7 +27,7 @@ from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass, replace
 
 from agent import keys
-from agent.errors import Waiting
+from agent.errors import Refused, Waiting
 from agent.wire import PackageRef, ReplicaPolicy, ReplicaSpec
 from reconciler import answers
 from reconciler.loop import Loop
@@ -121,6 +122,9 @@ class Stage:
             (r"self-heal (on|off)", self._self_heal),
             (r"window (.+) for ([\d.]+)s", self._window),
             (r"apply", self._apply),
+            (r"rollback(?: to (\d+))?", self._rollback),
+            (r"cancel rollback", self._cancel),
+            (r"history", self._history),
             (r"drain (\S+)(?: within ([\d.]+)s)?", self._drain),
             (r"uncordon (\S+)", self._uncordon),
             (r"lock (\S+)", self._lock),
@@ -182,6 +186,30 @@ class Stage:
             await leader.record.approve(ids, "operator", session)
             leader.record_changed()
 
+    async def _rollback(self, to: str | None) -> str:
+        """A person goes back to a commit, or to the last good one."""
+        leader, session = self._leading()
+        sourced = leader.board.source
+        if sourced is None:
+            return "nothing is in force"
+        try:
+            way = await leader.rollbacks.way(sourced, f"{int(to):040x}" if to else None)
+        except Refused as error:
+            return str(error)
+        await leader.rollbacks.go(way, sourced, session, who="ann", why="it breaks orders")
+        leader.look()
+        return f"from {way.left.subject} to {way.to.subject}"
+
+    async def _cancel(self) -> None:
+        leader, session = self._leading()
+        await leader.rollbacks.cancel(session)
+        leader.look()
+
+    async def _history(self) -> str:
+        leader, _ = self._leading()
+        entries = reversed(await leader.history.load())
+        return "\n".join(f"{e.subject}: {e.result}, by {e.cause}{f' of {e.who}' if e.who else ''}" for e in entries)
+
     async def _drain(self, node: str, within: str | None) -> None:
         leader, session = self._leading()
         seconds = None if within is None else float(within)
@@ -227,9 +255,11 @@ class Stage:
 
     def _settled(self) -> bool:
         leader = self.world.leader()
-        if leader is None or leader.board.desired is not self.world.source.sourced.desired:
+        if leader is None or leader.board.source is None:
             return False
-        return answers.converged(leader.board)
+        if leader.board.source.rollback is not None:
+            return answers.settled(leader.board)
+        return leader.board.desired is self.world.source.sourced.desired and answers.converged(leader.board)
 
     async def _wait(self, seconds: str) -> None:
         start = self.world.clock.now()

@@ -18,6 +18,7 @@ from agent.clock import Clock, Monotonic, SystemClock
 from agent.errors import Missing, Refused, TdieError, Waiting
 from agent.wire import PackageRef
 from reconciler.model.desired import DesiredState
+from reconciler.model.rollback import Rollback
 from reconciler.source import watch
 from reconciler.source.access import DEFAULT_ACCESS, DEFAULT_LIMITS, Access, FetchLimits, is_local
 from reconciler.source.disk import full_disk
@@ -78,6 +79,7 @@ class GitSource:
         self._in_force = ""  # the commit in force; recorded by an earlier controller, or adopted by this one
         self._accepted = ""  # a tip that a person accepted although history was rewritten
         self._judged = ""  # the tip that `_last` speaks of, once nothing more is to be learned from it
+        self._over: Rollback | None = None  # a rollback that a newer commit has ended, whoever may still ask for it
         self._retry = 0.0
         self._closed = False
         self._folder: Path | None = None  # of a repository on this machine
@@ -88,21 +90,26 @@ class GitSource:
         """Where Git is read from, without credentials."""
         return self._mirror.shown
 
-    async def look(self, *, fetch: bool = True) -> Sourced:
+    async def look(self, *, fetch: bool = True, rollback: Rollback | None = None) -> Sourced:
         """What is in force now; a bad, missing, empty, rewritten or unreachable commit leaves the last good one in force.
 
-        The same object comes back while nothing changed. Without `fetch`, what was fetched last is looked at.
+        Under a rollback that is the commit it names, until the tip is a good one that is not quarantined. The same object
+        comes back while nothing changed. Without `fetch`, what was fetched last is looked at.
         """
         async with self._busy:
             try:
-                await self._on_whole_copy(lambda: self._look(fetch))
+                await self._on_whole_copy(lambda: self._look(fetch, rollback))
             except TdieError as error:
                 self._troubled(error)
             else:
                 self._retry = 0.0
             return self._last
 
-    async def _look(self, fetch: bool) -> None:
+    async def _look(self, fetch: bool, rollback: Rollback | None) -> None:
+        if rollback is None and self._last.rollback is not None:
+            self._last, self._judged = replace(self._last, rollback=None), ""
+        elif rollback is not None and rollback not in (self._last.rollback, self._over):
+            await self._go_back(rollback)
         if fetch:
             self._seen = await self._signature()
             tip: str | None = await self._run(self._mirror.fetch)
@@ -117,16 +124,32 @@ class GitSource:
 
     async def _judge(self, tip: str) -> None:
         """Adopt the tip, or say why it cannot be in force."""
-        await self._refuse_rewritten(tip)
-        resolved = await self._resolve(self._resolver, tip)
-        if resolved.desired is not None:
-            await self._adopt(resolved.desired)
+        rollback = self._last.rollback
+        if rollback is not None and tip in rollback.quarantined:
+            self._last = Sourced(self._last.desired, tip, rollback=rollback)
         else:
-            self._last = Sourced(self._last.desired, tip, resolved.problems)
+            await self._refuse_rewritten(tip, rollback)
+            resolved = await self._resolve(self._resolver, tip)
+            if resolved.desired is not None:
+                await self._adopt(resolved.desired)
+                self._over = rollback
+            else:
+                self._last = Sourced(self._last.desired, tip, resolved.problems, rollback=rollback)
         self._judged = tip
 
-    async def _refuse_rewritten(self, tip: str) -> None:
-        old = self._in_force
+    async def _go_back(self, rollback: Rollback) -> None:
+        """The commit a rollback names is in force; if it cannot be, nothing is, rather than what was rolled back from."""
+        if self._in_force != rollback.to or self._last.desired is None:
+            self._last = replace(self._last, desired=None)
+            await self._resume(rollback.to)
+            if self._last.desired is None:
+                raise Refused(f"commit {rollback.to[:12]} is not valid any more", code="ROLLBACK_TARGET")
+        self._last, self._judged = Sourced(self._last.desired, self._last.commit, rollback=rollback), ""
+
+    async def _refuse_rewritten(self, tip: str, rollback: Rollback | None) -> None:
+        if tip == self._in_force:
+            return
+        old = self._in_force if rollback is None else rollback.reached
         desired = self._last.desired
         allowed = desired is not None and desired.cluster.source.allow_force
         if not old or allowed or tip == self._accepted:
@@ -183,6 +206,11 @@ class GitSource:
         # A resolver of its own: the one in force stays warm for the next push.
         resolved = await self._resolve(Resolver(self._shelf, cluster_name=self._cluster_name), commit)
         return Sourced(resolved.desired, commit, resolved.problems)
+
+    async def is_earlier(self, commit: str, than: str) -> bool:
+        """Whether a commit is part of the history of another one."""
+        async with self._busy:
+            return commit != than and await self._run(lambda: self._mirror.descends(than, commit))
 
     async def start_from(self, commit: str) -> None:
         """The commit that was in force under an earlier controller is in force again, if it can be read.

@@ -18,6 +18,7 @@ from agent.consul.embedded.memory import MemoryConsul
 from agent.consul.embedded.store import Store
 from reconciler.api.metrics import metrics_text
 from reconciler.api.node_wishes import node_wish_routes
+from reconciler.api.rollback import rollback_routes
 from reconciler.api.routes import routes
 from reconciler.board import Board
 from reconciler.edges import Edges
@@ -47,6 +48,7 @@ def app() -> FastAPI:
     made = FastAPI()
     problems.install(made)
     made.include_router(routes(loop, NoPackages(), nodes, clock, "repo main"))
+    made.include_router(rollback_routes(loop, clock))
     made.include_router(node_wish_routes(loop, loop.node_wishes))
     made.add_middleware(BodyLimit, limit=1000)
     made.add_middleware(BearerAuth, token=lambda: TOKEN, also=lambda: OPERATOR)
@@ -84,6 +86,15 @@ async def ask(app: FastAPI, method: str, path: str, *, token: str = TOKEN, **mor
         ("PUT", "/nodes/a/lock", {"who": "x" * 101}, 422, "INVALID"),
         ("DELETE", "/nodes/a/cordon", None, 409, "NOT_LEADING"),
         ("DELETE", "/nodes/a/lock", None, 409, "NOT_LEADING"),
+        ("GET", "/rollback", None, 409, "NOT_LEADING"),
+        ("GET", "/rollback?to=", None, 422, "INVALID"),
+        ("GET", "/rollback?to=a%20b", None, 422, "INVALID"),
+        ("POST", "/rollback", {"who": "ann"}, 409, "NOT_LEADING"),
+        ("POST", "/rollback", {}, 422, "INVALID"),
+        ("POST", "/rollback", {"who": "ann", "to": "--upload-pack\n"}, 422, "INVALID"),
+        ("POST", "/rollback", {"who": "ann", "instance": "web"}, 422, "INVALID"),
+        ("DELETE", "/rollback", None, 409, "NOT_LEADING"),
+        ("POST", "/history", None, 405, "METHOD_NOT_ALLOWED"),
         ("DELETE", "/status", None, 405, "METHOD_NOT_ALLOWED"),
     ],
 )
@@ -95,7 +106,9 @@ async def test_every_wrong_request_is_a_problem(
     assert answer.headers["content-type"] == "application/problem+json"
 
 
-@pytest.mark.parametrize("path", ["", "/status", "/plan", "/packages/x", "/events", "/replicas/x/logs"])
+@pytest.mark.parametrize(
+    "path", ["", "/status", "/plan", "/packages/x", "/events", "/history", "/rollback", "/replicas/x/logs"]
+)
 async def test_nothing_is_told_without_a_token(app: FastAPI, path: str) -> None:
     for token in ("", "wrong"):
         answer = await ask(app, "GET", path, token=token)

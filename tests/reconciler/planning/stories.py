@@ -74,6 +74,7 @@ class Story:
     instances: dict[str, InstanceSpec] = field(default_factory=dict)
     observed: ObservedState = field(default_factory=lambda: ObservedState(1, {}))
     record: Record = field(default_factory=Record)
+    marked: tuple[int, ClusterSpec, dict[str, InstanceSpec]] = (0, ClusterSpec("", {}), {})
     now: float = 1000.0
     commits: int = 0
     memo: Memo = field(default_factory=Memo)
@@ -388,6 +389,14 @@ class Story:
     def do_approve(self, rest: str) -> None:
         ids = [c.id for c in self.plan().changes if rest in ("all", c.replica)]
         self.record = replace(self.record, approved=self.record.approved | frozenset(ids))
+
+    def do_mark(self, _rest: str) -> None:
+        """`rollback` goes back to what is in force now."""
+        self.marked = (self.commits, self.cluster, dict(self.instances))
+
+    def do_rollback(self, _rest: str) -> None:
+        self.commits, self.cluster, self.instances = self.marked
+        self.record = replace(self.record, rolled_back=True)
 
     def do_close(self, rest: str) -> None:
         """The cluster's windows are closed for so many seconds."""
