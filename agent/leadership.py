@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import structlog
 
@@ -15,7 +15,7 @@ from agent.ledger import Remembered
 from agent.ordered import Ordered
 from agent.refusals import StaleLeader
 from agent.report import ReportBook
-from agent.wire import Accepted, Assignment, Claim, Claimed, content_digest, digest_of
+from agent.wire import Accepted, Assignment, Claim, Claimed, has_its_digest
 
 log = structlog.get_logger("agent")
 
@@ -82,7 +82,7 @@ class Leadership:
         if (offered.cluster, offered.node) != (self._settings.cluster, self._settings.node):
             raise Invalid(f"this is node {self._settings.cluster}/{self._settings.node}", code="WRONG_NODE")
         try:
-            fits = offered.digest in _digests(offered)
+            fits = has_its_digest(offered)
         except (ValueError, RecursionError) as error:  # what nobody could have written down
             raise Invalid("the assignment is nested too deep", code="TOO_DEEP") from error
         if not fits:
@@ -118,11 +118,3 @@ def accepted(assignment: Assignment | None) -> Accepted | None:
     if assignment is None:
         return None
     return Accepted(epoch=assignment.epoch, generation=assignment.generation, digest=assignment.digest)
-
-
-def _digests(offered: Assignment) -> Iterator[str]:
-    """The digests that fit the content: as this version writes it, and as its sender wrote it (without newer fields)."""
-    yield content_digest(offered.packages, offered.replicas, offered.policy)
-    raw = offered.model_dump(mode="json", by_alias=True, exclude_unset=True)
-    packages = [order["package"] for order in raw.get("packages", [])]
-    yield digest_of({"packages": packages, "replicas": raw.get("replicas", [])})

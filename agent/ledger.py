@@ -17,11 +17,17 @@ from pydantic import ValidationError
 
 from agent.errors import TdieError, Waiting
 from agent.ordered import Ordered, ordered_from
-from agent.wire import Assignment
+from agent.wire import Assignment, has_its_digest
 
 T = TypeVar("T")
 
 SCHEMA = 1
+_NOT_NOW = frozenset(
+    {
+        sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR, sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED,
+        sqlite3.SQLITE_PERM, sqlite3.SQLITE_READONLY, sqlite3.SQLITE_NOMEM,
+    }
+)  # fmt: skip
 _MIGRATIONS = (
     """
     CREATE TABLE facts (name TEXT PRIMARY KEY, value TEXT NOT NULL) STRICT;
@@ -139,8 +145,8 @@ class SqliteLedger:
         try:
             return self._read(self._open())
         except (sqlite3.DatabaseError, ValidationError, ValueError) as error:
-            # Full, failing, locked or not allowed says nothing against the file: only a statement that it cannot follow does.
-            if isinstance(error, sqlite3.OperationalError) and error.sqlite_errorcode != sqlite3.SQLITE_ERROR:
+            # Says nothing against the file.
+            if getattr(error, "sqlite_errorcode", sqlite3.SQLITE_ERROR) & 0xFF in _NOT_NOW:  # the low byte is the kind
                 raise Waiting(f"{self._path.name}: {error}", code="LEDGER_WRITE") from error
             reason = _reason(error)
         self._close()
@@ -166,10 +172,13 @@ class SqliteLedger:
 
     def _read(self, db: sqlite3.Connection) -> Remembered:
         facts = dict(db.execute("SELECT name, value FROM facts"))
-        assignment = facts.get("assignment")
+        text = facts.get("assignment")
+        assignment = Assignment.model_validate_json(text) if text else None
+        if assignment is not None and not has_its_digest(assignment):
+            raise ValueError("the assignment is not what its digest says")
         return Remembered(
             epoch=int(facts.get("epoch", "0")),
-            assignment=Assignment.model_validate_json(assignment) if assignment else None,
+            assignment=assignment,
             ordered=ordered_from(facts.get("ordered", "")),
             ports={str(replica): int(port) for replica, port in db.execute("SELECT replica, port FROM ports")},
             session=facts.get("session", ""),

@@ -233,6 +233,15 @@ def content_digest(
     return digest_of_content((package_text(order.package) for order in packages), map(replica_text, replicas), policy)
 
 
+def has_its_digest(assignment: Assignment) -> bool:
+    """Whether the digest fits the content: as this version writes it, or as its sender wrote it (without newer fields)."""
+    if assignment.digest == content_digest(assignment.packages, assignment.replicas, assignment.policy):
+        return True
+    raw = assignment.model_dump(mode="json", by_alias=True, exclude_unset=True)
+    packages = [order["package"] for order in raw.get("packages", [])]
+    return assignment.digest == digest_of({"packages": packages, "replicas": raw.get("replicas", [])})
+
+
 @lru_cache(maxsize=4096)
 def package_text(package: PackageRef) -> bytes:
     """What counts of a package order, as canonical JSON."""

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import asyncio
 import errno
 import sqlite3
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from agent.errors import Waiting
 from agent.ledger import Remembered, SqliteLedger
 from agent.ordered import Ordered
-from agent.wire import Assignment, content_digest
+from agent.wire import Assignment, PackageRef, ReplicaOrder, ReplicaSpec, content_digest
 from tests.disk_trouble import counted
 
 GIVEN = Assignment(cluster="c", node="a", epoch=4, generation=2, digest=content_digest((), ()))
@@ -84,6 +88,49 @@ async def test_damage_is_kept_aside(damage: Callable[[Path], None], tmp_path: Pa
     assert (tmp_path / "ledger.sqlite.bad-1").exists()
     held = await filled(path)
     assert await loaded(path) == held
+
+
+WANTED = ReplicaOrder(
+    replica="web.0",
+    instance="web",
+    spec_hash="s",
+    spec=ReplicaSpec(package=PackageRef(name="web", version="1.0.0", digest="d")),
+)
+REAL = GIVEN.model_copy(update={"replicas": (WANTED,), "digest": content_digest((), (WANTED,))})
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> bytes:
+    """A closed ledger, as bytes."""
+
+    async def write() -> None:
+        ledger = SqliteLedger(path)
+        await ledger.load()
+        await ledger.save_epoch(4)
+        await ledger.save_assignment(REAL, ORDERED)
+        await ledger.close()
+
+    path = tmp_path_factory.mktemp("whole") / "ledger.sqlite"
+    asyncio.run(write())
+    return path.read_bytes()
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.floats(0, 1), st.booleans(), st.lists(st.tuples(st.floats(0, 1), st.integers(1, 255)), max_size=3))
+def test_no_flipped_byte_and_no_cut_is_ever_obeyed(
+    whole: bytes, cut: float, is_cut: bool, flips: list[tuple[float, int]]
+) -> None:
+    damaged = bytearray(whole[: int(cut * len(whole))] if is_cut else whole)
+    used = [at for at, byte in enumerate(damaged) if byte]  # the rest of a page is empty
+    for at, bits in flips if used else ():
+        damaged[used[int(at * (len(used) - 1))]] ^= bits
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "ledger.sqlite"
+        path.write_bytes(damaged)
+        found = asyncio.run(loaded(path))
+        kept = list(Path(folder).glob("*.bad-1"))
+    assert found.assignment in (REAL, None)
+    assert bool(found.rebuilt) == bool(kept)
 
 
 async def test_what_cannot_be_written_is_said(tmp_path: Path) -> None:
