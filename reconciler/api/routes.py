@@ -49,6 +49,7 @@ class Approval(BaseModel):
     changes: list[Named] = Field(max_length=100_000)
     plan: str = Field(max_length=64)
     confirm_prune: bool = False
+    confirm_lost: bool = False
 
 
 def routes(loop: Loop, packages: PackageSource, nodes: NodeApi, clock: Clock, git: str) -> APIRouter:
@@ -179,6 +180,8 @@ def routes(loop: Loop, packages: PackageSource, nodes: NodeApi, clock: Clock, gi
         await loop.record.approve(ids, "operator", term.session)
         if approval.confirm_prune:
             await loop.record.confirm_prune(board.plan.prune_digest, "operator", term.session)
+        if approval.confirm_lost:
+            await loop.record.confirm_lost(board.plan.lost_digest, "operator", term.session)
         loop.record_changed()
         return {"approved": len(ids), "plan": board.plan.digest}
 

@@ -139,6 +139,7 @@ def apply(
     *,
     yes: Annotated[bool, Parameter(name=["--yes", "-y"], negative=())] = False,
     confirm_prune: Annotated[bool, Parameter(negative=())] = False,
+    confirm_lost: Annotated[bool, Parameter(negative=())] = False,
     cluster: Cluster = None,
     consul: ConsulAddress = None,
     token_file: TokenFile = None,
@@ -153,6 +154,8 @@ def apply(
         Do not ask.
     confirm_prune
         Also stop what is held because a commit removes more than sync.maxPrune, or something protected.
+    confirm_lost
+        The nodes that were lost together are really gone: move what ran there, one node after the other.
     """
     with leader(spot(cluster, consul, token_file)) as master:
         if file is None:
@@ -170,6 +173,7 @@ def apply(
             "changes": [{"id": c["id"], "replica": c["replica"]} for c in current["changes"]],
             "plan": current["digest"],
             "confirmPrune": confirm_prune,
+            "confirmLost": confirm_lost,
         }
         answer = master.post("/approvals", body)
     say(f"approved {answer['approved']} change(s) of plan {answer['plan']}; 'tdie status' shows how they go")

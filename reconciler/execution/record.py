@@ -5,17 +5,19 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Mapping
+from datetime import UTC, datetime
 from typing import Any
 
 from agent import keys
-from agent.clock import Clock
+from agent.clock import Clock, Monotonic
 from agent.consul.protocol import Consul, TxnOp
 from agent.errors import Refused
 from agent.wire import PackageRef
-from reconciler.model.observed import Record
+from reconciler.model.observed import Confirmed, Record
 from reconciler.model.rollback import Rollback
 
 MOST_UPLOADS = 250  # remembered; older ones stay where they are, but are not copied to new controllers
+FORMAT = "%Y-%m-%dT%H:%M:%SZ"
 LIMIT = 60_000  # bytes; values stay below 64 KiB
 
 
@@ -74,6 +76,7 @@ class RecordStore:
         return Record(
             approved=frozenset(approvals.get("changes", ())),
             confirmed_prune=str(confirmed.get("plan", "")),
+            confirmed_lost=self._confirmed(await self._get("confirmed-lost")),
         )
 
     async def approve(self, changes: frozenset[str], who: str, session: str) -> None:
@@ -83,6 +86,10 @@ class RecordStore:
     async def confirm_prune(self, plan: str, who: str, session: str) -> None:
         """The plan with this digest may stop more than the limit."""
         await self._put("confirmed-prune", {"plan": plan, "who": who, "at": self._now()}, session)
+
+    async def confirm_lost(self, nodes: str, who: str, session: str) -> None:
+        """The nodes with this digest are gone: what ran there may be moved."""
+        await self._put("confirmed-lost", {"nodes": nodes, "who": who, "at": self._now()}, session)
 
     async def uploads(self) -> Mapping[str, Any]:
         """Packages uploaded to controllers, by digest, the oldest first: `name`, `version`, `at`."""
@@ -103,6 +110,13 @@ class RecordStore:
         held[package.digest] = {"name": package.name, "version": package.version, "at": self._now()}
         await self._put("uploads", dict(list(held.items())[-MOST_UPLOADS:]), session)
 
+    def _confirmed(self, value: Mapping[str, Any]) -> Confirmed:
+        """With the time of day on our clock; a clock that was set back makes it now."""
+        if not value:
+            return Confirmed()
+        ago = (self._clock.wall() - datetime.strptime(value["at"], FORMAT).replace(tzinfo=UTC)).total_seconds()
+        return Confirmed(str(value["nodes"]), Monotonic(self._clock.now() - max(0.0, ago)))
+
     async def _get(self, name: str) -> Mapping[str, Any]:
         entry = await self._consul.get(keys.record(self._cluster, name))
         value: Mapping[str, Any] = json.loads(entry.value) if entry else {}
@@ -120,4 +134,4 @@ class RecordStore:
         )
 
     def _now(self) -> str:
-        return f"{self._clock.wall():%Y-%m-%dT%H:%M:%SZ}"
+        return self._clock.wall().strftime(FORMAT)

@@ -106,10 +106,19 @@ class Window:
 
 
 @dataclass(frozen=True, slots=True)
+class Confirmed:
+    """What a person confirmed, by its digest, and when."""
+
+    digest: str = ""
+    at: Monotonic = Monotonic(0.0)
+
+
+@dataclass(frozen=True, slots=True)
 class Record:
     """What planning must know besides desired state and fleet: what the controllers remember in Consul, and the hour."""
 
     approved: frozenset[str] = frozenset()  # change ids a person has approved (`tdie apply`)
     confirmed_prune: str = ""  # plan digest for which a person confirmed stops beyond the limit
+    confirmed_lost: Confirmed = Confirmed()  # by a person: that nodes which were lost together are gone
     window: Window = Window()
     rolled_back: bool = False  # an earlier commit is in force than the tip of the branch

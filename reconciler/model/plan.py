@@ -117,6 +117,7 @@ class Plan:
     warnings: tuple[str, ...] = ()
     digest: str = ""  # 16 hex digits over the change ids
     prune_digest: str = ""  # the same over the stops of what left Git: confirms them while other changes go on
+    lost_digest: str = ""  # of nodes that were lost together: confirms that their replicas may be moved
     rolled_back: bool = False  # an earlier commit is in force than the tip of the branch
     healthy: bool = False  # nothing is left to do and every replica is well
 

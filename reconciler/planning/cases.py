@@ -14,6 +14,7 @@ from reconciler.planning.capacity import Rooms
 from reconciler.planning.explain import differences
 from reconciler.planning.fleet import Fleet, Sighting
 from reconciler.planning.ids import change_id
+from reconciler.planning.mass_failure import MassFailure
 from reconciler.planning.outlook import Outlook
 from reconciler.planning.place import Openings
 
@@ -35,7 +36,7 @@ class World:
     lost_unheard: Mapping[str, frozenset[str] | None]  # those that are lost
     lost: tuple[str, ...]  # listed nodes that are lost
     record: Record
-    mass_failure: bool  # so many that nothing is moved
+    mass_failure: MassFailure | None  # so many of them at once that nothing is simply moved
 
     def view(self, node: str) -> NodeView:
         return self.observed.nodes[node]

@@ -22,7 +22,7 @@ from reconciler.planning.cases import (
     policy_of,
 )
 from reconciler.planning.compare import Pair, astray, compare
-from reconciler.planning.explain import counted, listed
+from reconciler.planning.explain import listed
 from reconciler.planning.fleet import Sighting, forgetful
 from reconciler.planning.leftovers import leftovers, leftovers_of_replica, note_deadline
 from reconciler.planning.outlook import Homes, Stay
@@ -136,10 +136,9 @@ def _start(
     )
     step = Step(change, adopts=bool(already) and node == already)
     case.steps.append(step)
-    if lost is not None and world.mass_failure:
-        lost_nodes = f"{len(world.lost)} of {counted(len(world.desired.cluster.nodes), 'node')} lost"
-        step.held(HoldReason.MASS_FAILURE, f"{lost_nodes}: nothing is moved", world.lost)
-    elif fault:
+    if _held_by_mass_failure(world, spec, step, lost):
+        return
+    if fault:
         step.held(HoldReason.NO_PLACE, fault)
     elif spec.per_node is not None and world.fleet.sites[node].silent:
         _hold_silent(world, step, (node,))
@@ -147,6 +146,16 @@ def _start(
         step.held(HoldReason.NODE_SILENT, f"{listed(others)} may run it already and did not answer yet", others)
     else:
         step.puts = make_order(world, spec, name, node)
+
+
+def _held_by_mass_failure(world: World, spec: InstanceSpec, step: Step, lost: Sighting | None) -> bool:
+    found, name = world.mass_failure, step.change.replica
+    if found is None or spec.per_node is not None or (lost is None and not world.may_have_run(name)):
+        return False
+    detail, until = found.why_wait(lost.node if lost is not None else world.shown_on_lost(name), world.now)
+    if detail:
+        step.held(HoldReason.MASS_FAILURE, detail, found.nodes, until)
+    return bool(detail)
 
 
 def _where_it_runs(world: World, spec: InstanceSpec, name: str) -> str:

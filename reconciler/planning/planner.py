@@ -13,6 +13,7 @@ from reconciler.planning.examine import examine, stay_of
 from reconciler.planning.fleet import forgetful
 from reconciler.planning.ids import digest_of_changes
 from reconciler.planning.leftovers import gone
+from reconciler.planning.mass_failure import mass_failure
 from reconciler.planning.memo import Memo
 from reconciler.planning.outlook import Outlook
 from reconciler.planning.packages import Wanted, fetch_first
@@ -67,6 +68,7 @@ def _plan(desired: DesiredState, observed: ObservedState, record: Record, now: M
         warnings=observed.warnings,
         digest=digest,
         prune_digest=prune.prune_digest(found),
+        lost_digest="" if world.mass_failure is None else world.mass_failure.digest,
         rolled_back=record.rolled_back,
         healthy=all(case.quiet for case in found),
     )
@@ -91,7 +93,6 @@ def _world(desired: DesiredState, observed: ObservedState, record: Record, now: 
     ]
     lost = tuple(site.name for site, _ in listed if site.presence is Presence.LOST)
     untold = [(site, view) for site, view in listed if view.assignment is None and view.accepted is None]
-    failover = cluster.failover
     outlook = Outlook(memo.fleet, memo.rooms, memo.fleet.situation(desired.commit), cluster.sync.prune != "false")
     return World(
         desired=desired,
@@ -106,7 +107,12 @@ def _world(desired: DesiredState, observed: ObservedState, record: Record, now: 
         lost_unheard={site.name: view.may_run for site, view in untold if site.presence is Presence.LOST},
         lost=lost,
         record=record,
-        mass_failure=len(lost) >= max(failover.mass_at_least, failover.mass_fraction * len(cluster.nodes)),
+        mass_failure=mass_failure(
+            {name: observed.nodes[name].since for name in lost},
+            cluster.failover,
+            len(cluster.nodes),
+            record.confirmed_lost,
+        ),
     )
 
 

@@ -71,6 +71,7 @@ def document(plan: Plan) -> dict[str, Any]:
         "rolledBack": plan.rolled_back,
         "digest": plan.digest,
         "pruneDigest": plan.prune_digest,
+        "lostDigest": plan.lost_digest,
         "summary": {verdict.value: plan.counts()[verdict] for verdict in (*_ALWAYS, *_SOMETIMES)},
         "changes": [_change_document(change, holds.get(change.id)) for change in plan.changes],
         "targets": sorted(plan.targets),

@@ -30,7 +30,16 @@ from reconciler.model.desired import (
     Share,
     UpdatePolicy,
 )
-from reconciler.model.observed import NodeView, NodeWish, ObservedState, Presence, Record, ReplicaView, Window
+from reconciler.model.observed import (
+    Confirmed,
+    NodeView,
+    NodeWish,
+    ObservedState,
+    Presence,
+    Record,
+    ReplicaView,
+    Window,
+)
 from reconciler.model.plan import Plan
 from reconciler.planning import Memo, plan
 from reconciler.planning.render import text
@@ -248,7 +257,7 @@ class Story:
 
     def _be(self, rest: str, presence: Presence) -> None:
         for name in rest.split():
-            self._view(replace(self.observed.nodes[name], presence=presence))
+            self._view(replace(self.observed.nodes[name], presence=presence, since=Monotonic(self.now)))
 
     def do_lose(self, rest: str) -> None:
         self._be(rest, Presence.LOST)
@@ -408,6 +417,10 @@ class Story:
 
     def do_confirm(self, rest: str) -> None:
         self.record = replace(self.record, confirmed_prune=self.plan().digest)
+
+    def do_gone(self, rest: str) -> None:
+        """A person says that the nodes lost together are gone."""
+        self.record = replace(self.record, confirmed_lost=Confirmed(self.plan().lost_digest, Monotonic(self.now)))
 
     def do_plan(self, rest: str) -> None:
         made = self.plan()
