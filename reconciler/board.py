@@ -98,6 +98,10 @@ class Board:
                 "git", "COMMIT_IN_FORCE", f"commit {sourced.desired.commit[:8]} is in force: {sourced.desired.subject}"
             )
 
+    def reverted(self, what: str) -> None:
+        """A failed rollout took the commit back, or could not."""
+        self._event("AUTO_REVERT", what)
+
     def planned(self, desired: DesiredState, observed: ObservedState, plan: Plan, sent: tuple[Sent, ...]) -> None:
         """A cycle ended with this plan."""
         self.desired, self.observed, self.plan, self.error = desired, observed, plan, ""

@@ -18,6 +18,7 @@ from reconciler.execution.locks import NodeLocks
 from reconciler.execution.node_wishes import NodeWishes
 from reconciler.execution.publish import Publisher, Sent
 from reconciler.execution.record import RecordStore
+from reconciler.execution.reverts import Reverts
 from reconciler.execution.rollbacks import Rollbacks
 from reconciler.execution.topics import Topics
 from reconciler.model.observed import Record
@@ -66,6 +67,7 @@ class Loop:
         self.record = RecordStore(cluster, consul=edges.consul, clock=edges.clock)
         self.history = History(cluster, consul=edges.consul, clock=edges.clock)
         self.rollbacks = Rollbacks(self.record, self.history, edges.source, edges.clock)
+        self._reverts = Reverts(self.rollbacks)
         self.node_wishes = NodeWishes(cluster, consul=edges.consul, clock=edges.clock)
         self.fleet = Fleet(
             cluster,
@@ -150,7 +152,7 @@ class Loop:
         while True:
             try:
                 settled = await self.cycle(sourced, publisher, topics, term)
-                await self.history.note(sourced, settled.plan, term.session)
+                await self._remember(sourced, settled.plan, term.session)
                 wait = self._until(settled)
             except (LeadershipLost, HigherEpoch):
                 raise
@@ -161,6 +163,22 @@ class Loop:
             reasons = await self._wakeups.wait(wait)
             if reasons & LOOK_AT_GIT:
                 sourced = await self._look()
+
+    async def _remember(self, sourced: Sourced, plan: Plan | None, session: str) -> None:
+        """What this cycle found out is known to every later leader; a failed rollout may take the commit back."""
+        await self.history.note(sourced, plan, session)
+        desired = sourced.desired
+        if plan is None or desired is None:
+            return
+        gone = self._record.stable.keys() - desired.instances.keys() if plan.healthy else frozenset()
+        if plan.stable or gone:
+            await self.record.put_rollouts(plan.stable, gone, session)
+            self._record_stale = True
+            self._wakeups.wake("rollout")
+        said = await self._reverts.look(plan, sourced, self._record.stable, session)
+        if said:
+            self.board.reverted(said)
+            self._wakeups.wake("person")
 
     async def _look(self) -> Sourced:
         return await self._edges.source.look(rollback=self.record.rollback)

@@ -18,7 +18,7 @@ from agent.clock import Clock
 from agent.errors import Missing, Refused, Waiting
 from reconciler import answers
 from reconciler.board import Board
-from reconciler.execution.approvals import approve
+from reconciler.execution.approvals import approve, promoted
 from reconciler.loop import Loop
 from reconciler.model.observed import ObservedState, Presence
 from reconciler.planning import render
@@ -48,6 +48,9 @@ class Approval(BaseModel):
     model_config = ConfigDict(extra="forbid", alias_generator=to_camel, populate_by_name=True)
     changes: list[Named] = Field(max_length=100_000)
     plan: str = Field(max_length=64)
+    only: list[Annotated[str, Field(max_length=64)]] | None = Field(default=None, max_length=100_000)
+    """Ids of the changes seen that may run; all of them when not given. What was approved before stays approved then."""
+    who: str = Field(default="operator", min_length=1, max_length=100)
     confirm_prune: bool = False
     confirm_lost: bool = False
 
@@ -177,13 +180,17 @@ def routes(loop: Loop, packages: PackageSource, nodes: NodeApi, clock: Clock, gi
             raise not_ready(board)
         seen = {named.id: named.replica for named in approval.changes}
         ids = approve(board.plan, seen)
-        await loop.record.approve(ids, "operator", term.session)
+        if approval.only is not None:
+            still = {change.id for change in board.plan.changes} & loop.planned_with.approved
+            ids = (ids & set(approval.only)) | still
+        go_on = promoted(board.plan, ids)
+        await loop.record.approve(ids, approval.who, term.session, promoted=go_on)
         if approval.confirm_prune:
-            await loop.record.confirm_prune(board.plan.prune_digest, "operator", term.session)
+            await loop.record.confirm_prune(board.plan.prune_digest, approval.who, term.session)
         if approval.confirm_lost:
-            await loop.record.confirm_lost(board.plan.lost_digest, "operator", term.session)
+            await loop.record.confirm_lost(board.plan.lost_digest, approval.who, term.session)
         loop.record_changed()
-        return {"approved": len(ids), "plan": board.plan.digest}
+        return {"approved": len(ids), "plan": board.plan.digest, "promoted": sorted(go_on)}
 
     return router
 

@@ -12,7 +12,7 @@ from cyclopts import Parameter
 
 from agent.errors import Invalid, Missing, Waiting
 from reconciler.cli import show
-from reconciler.cli.asking import agreed
+from reconciler.cli.asking import agreed, who
 from reconciler.cli.main import app
 from reconciler.cli.options import Cluster, ConsulAddress, TokenFile
 from reconciler.cli.out import Output, note, say, say_json
@@ -172,12 +172,63 @@ def apply(
         body = {
             "changes": [{"id": c["id"], "replica": c["replica"]} for c in current["changes"]],
             "plan": current["digest"],
+            "who": who(),
             "confirmPrune": confirm_prune,
             "confirmLost": confirm_lost,
         }
         answer = master.post("/approvals", body)
-    say(f"approved {answer['approved']} change(s) of plan {answer['plan']}; 'tdie status' shows how they go")
+    _approved(answer)
     return 0
+
+
+@app.command
+def approve(
+    *names: str,
+    yes: Annotated[bool, Parameter(name=["--yes", "-y"], negative=())] = False,
+    cluster: Cluster = None,
+    consul: ConsulAddress = None,
+    token_file: TokenFile = None,
+) -> int:
+    """Let some changes of the plan now shown go on: those of these instances or replicas.
+
+    For sync.mode: manual, closed windows, and instances whose canaries are healthy (update.canary). 'tdie apply' is the same
+    for the whole plan.
+
+    Parameters
+    ----------
+    names
+        Instances or replicas.
+    yes
+        Do not ask.
+    """
+    if not names:
+        raise Invalid("name what is approved: instances or replicas", code="USAGE", hint="all of it: tdie apply")
+    with leader(spot(cluster, consul, token_file)) as master:
+        current = master.get("/plan")
+        chosen = [c for c in current["changes"] if c["instance"] in names or c["replica"] in names]
+        touched = {name for c in chosen for name in (c["instance"], c["replica"])}
+        if unknown := [name for name in names if name not in touched]:
+            raise Missing(f"nothing of {', '.join(unknown)} is to be changed", hint="see tdie plan --in-force")
+        for one in chosen:
+            held = f"  held {one['hold']['reason']}: {one['hold']['detail']}" if one.get("hold") else ""
+            say(f"{one['verdict']:<11} {one['replica']}  {one['node'] or 'nowhere'}  {one['reason']}{held}")
+        if not yes and not agreed("approve"):
+            note("nothing was approved")
+            return 1
+        body = {
+            "changes": [{"id": c["id"], "replica": c["replica"]} for c in current["changes"]],
+            "plan": current["digest"],
+            "only": [c["id"] for c in chosen],
+            "who": who(),
+        }
+        answer = master.post("/approvals", body)
+    _approved(answer)
+    return 0
+
+
+def _approved(answer: dict[str, Any]) -> None:
+    go_on = f", past the canaries of {', '.join(answer['promoted'])}" if answer.get("promoted") else ""
+    say(f"approved {answer['approved']} change(s) of plan {answer['plan']}{go_on}; 'tdie status' shows how they go")
 
 
 def _saved(file: Path) -> dict[str, Any]:

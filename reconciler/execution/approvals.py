@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 
 from agent.errors import Refused
-from reconciler.model.plan import Cause, Plan
+from reconciler.model.plan import Cause, HoldReason, Plan
 
 
 class PlanChanged(Refused):
     """The plan is not the one that was shown: look at it again."""
 
     code = "PLAN_CHANGED"
+
+
+def promoted(plan: Plan, ids: Container[str]) -> dict[str, str]:
+    """Instance → specHash that goes past its canaries because a person approved a change that waited for just that."""
+    waiting = {hold.change for hold in plan.holds if hold.reason is HoldReason.CANARY_WAITS}
+    return {c.instance: c.to_hash for c in plan.changes if c.id in waiting and c.id in ids}
 
 
 def approve(plan: Plan, seen: Mapping[str, str]) -> frozenset[str]:

@@ -10,13 +10,12 @@ import structlog
 from agent import keys
 from agent.clock import Clock
 from agent.consul.protocol import Consul, TxnOp
+from reconciler.execution.record import MOST_OPS
 from reconciler.model.history import Entries, Entry, Seen, bring_up
 from reconciler.model.plan import HoldReason, Plan
 from reconciler.source.sourced import Sourced
 
 log = structlog.get_logger("history")
-
-MOST_OPS = 60  # in one transaction: Consul takes 64
 
 
 class History:

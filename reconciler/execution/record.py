@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
@@ -18,6 +18,7 @@ from reconciler.model.rollback import Rollback
 
 MOST_UPLOADS = 250  # remembered; older ones stay where they are, but are not copied to new controllers
 FORMAT = "%Y-%m-%dT%H:%M:%SZ"
+MOST_OPS = 60  # in one transaction: Consul takes 64
 LIMIT = 60_000  # bytes; values stay below 64 KiB
 
 
@@ -73,14 +74,48 @@ class RecordStore:
         """What planning needs to know besides the fleet."""
         approvals = await self._get("approvals")
         confirmed = await self._get("confirmed-prune")
+        rollouts = await self._rollouts()
         return Record(
             approved=frozenset(approvals.get("changes", ())),
             confirmed_prune=str(confirmed.get("plan", "")),
             confirmed_lost=self._confirmed(await self._get("confirmed-lost")),
+            stable={name: str(known["stable"]) for name, known in rollouts.items() if known.get("stable")},
+            promoted={name: str(known["promoted"]) for name, known in rollouts.items() if known.get("promoted")},
         )
 
-    async def approve(self, changes: frozenset[str], who: str, session: str) -> None:
-        """These changes may run; replaces an earlier approval."""
+    async def put_rollouts(self, stable: Mapping[str, str], gone: Iterable[str], session: str) -> None:
+        """These specs (by instance) have run well on all replicas; these instances are there no more."""
+        await self._put_rollouts({name: {"stable": spec, "at": self._now()} for name, spec in stable.items()}, session)
+        await self._write([TxnOp("delete", keys.record(self._cluster, "rollouts", name)) for name in gone], session)
+
+    async def _promote(self, specs: Mapping[str, str], who: str, session: str) -> None:
+        known = await self._rollouts()
+        await self._put_rollouts(
+            {name: {**known.get(name, {}), "promoted": spec, "by": who} for name, spec in specs.items()}, session
+        )
+
+    async def _rollouts(self) -> dict[str, dict[str, Any]]:
+        prefix = keys.record(self._cluster, "rollouts", "")
+        return {pair.key.removeprefix(prefix): json.loads(pair.value) for pair in await self._consul.get_all(prefix)}
+
+    async def _put_rollouts(self, values: Mapping[str, Mapping[str, Any]], session: str) -> None:
+        ops = [
+            TxnOp("set", keys.record(self._cluster, "rollouts", name), json.dumps(value).encode())
+            for name, value in values.items()
+        ]
+        await self._write(ops, session)
+
+    async def _write(self, ops: Sequence[TxnOp], session: str) -> None:
+        proof = TxnOp("check-session", keys.leader(self._cluster), session=session)
+        for start in range(0, len(ops), MOST_OPS):
+            await self._consul.txn([proof, *ops[start : start + MOST_OPS]])
+
+    async def approve(
+        self, changes: frozenset[str], who: str, session: str, *, promoted: Mapping[str, str] | None = None
+    ) -> None:
+        """These changes may run, replacing an earlier approval; and these specs (by instance) may go past their canaries."""
+        if promoted:
+            await self._promote(promoted, who, session)
         await self._put("approvals", {"changes": sorted(changes), "who": who, "at": self._now()}, session)
 
     async def confirm_prune(self, plan: str, who: str, session: str) -> None:

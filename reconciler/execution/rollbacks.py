@@ -46,7 +46,7 @@ class Rollbacks:
         if expected is not None and expected != left.commit:
             raise PlanChanged(f"commit {left.commit[:8]} is in force now, not {expected[:8]}", hint="look again")
         back = sourced.rollback
-        found = await self._load(to or self._last_good(left.commit, back))
+        found = await self._load(to or self._last_good(sourced))
         if found.commit == left.commit:
             raise Refused(f"commit {left.commit[:8]} is in force already", code="ALREADY_IN_FORCE")
         if not await self._source.is_earlier(found.commit, back.reached if back is not None else left.commit):
@@ -57,10 +57,21 @@ class Rollbacks:
             )
         return Way(left, found, sourced.commit)
 
-    async def go(self, way: Way, sourced: Sourced, session: str, *, who: str, why: str) -> Rollback:
+    async def go(
+        self, way: Way, sourced: Sourced, session: str, *, who: str, why: str, automatic: bool = False
+    ) -> Rollback:
         """The commit at the end of the way is in force, from the next look at Git on."""
         now = f"{self._clock.wall():%Y-%m-%dT%H:%M:%SZ}"
-        back = roll_back(sourced.rollback, way.left.commit, way.tip, way.to.commit, who=who, why=why, at=now)
+        back = roll_back(
+            sourced.rollback,
+            way.left.commit,
+            way.tip,
+            way.to.commit,
+            who=who,
+            why=why,
+            at=now,
+            automatic=automatic,
+        )
         await self._record.roll_back(back, way.to.subject, session)
         return back
 
@@ -72,8 +83,14 @@ class Rollbacks:
         await self._record.end_rollback(session)
         return back
 
-    def _last_good(self, in_force: str, back: Rollback | None) -> str:
-        known = earlier(self._history.entries, in_force, back.quarantined if back is not None else frozenset())
+    def earlier(self, sourced: Sourced) -> tuple[str, ...]:
+        """Commits to go back to from what is in force, the best first."""
+        left, back = sourced.desired, sourced.rollback
+        skipped = back.quarantined if back is not None else frozenset()
+        return earlier(self._history.entries, left.commit if left is not None else "", skipped)
+
+    def _last_good(self, sourced: Sourced) -> str:
+        known = self.earlier(sourced)
         if not known:
             raise Refused(
                 "no earlier commit is remembered that was in force and not rolled back",

@@ -68,6 +68,13 @@ class UpdatePolicy:
     min_healthy_time: float = 10.0
     healthy_deadline: float = 300.0
     progress_deadline: float = 600.0
+    canary: int = 0
+    auto_revert: bool = False
+
+    @property
+    def tracked(self) -> bool:
+        """Whether it must be remembered which spec ran well last."""
+        return self.auto_revert or self.canary > 0
 
 
 @dataclass(frozen=True, slots=True)

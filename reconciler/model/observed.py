@@ -121,4 +121,8 @@ class Record:
     confirmed_prune: str = ""  # plan digest for which a person confirmed stops beyond the limit
     confirmed_lost: Confirmed = Confirmed()  # by a person: that nodes which were lost together are gone
     window: Window = Window()
+    stable: Mapping[str, str] = field(
+        default_factory=dict
+    )  # instance → specHash that ran well on all its replicas last
+    promoted: Mapping[str, str] = field(default_factory=dict)  # instance → specHash that may go past its canaries
     rolled_back: bool = False  # an earlier commit is in force than the tip of the branch

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 
 from agent.clock import Monotonic
@@ -56,6 +56,8 @@ class HoldReason(StrEnum):
     SELF_HEAL_OFF = "SELF_HEAL_OFF"  # sync.selfHeal: false, and somebody stopped it
     IN_FLIGHT = "IN_FLIGHT"  # sent to the node; its report does not show it yet
     WAITING_LEASE = "WAITING_LEASE"  # its node waits for its lease, or cannot have one now
+    CANARY = "CANARY"  # canaries run the new spec first
+    CANARY_WAITS = "CANARY_WAITS"  # the canaries are healthy; a person must say that the others may follow
     TARGET_STARTING = "TARGET_STARTING"  # a moved replica is not healthy at its new node yet
     MASS_FAILURE = "MASS_FAILURE"  # so many nodes vanished at once that nothing is moved
 
@@ -118,6 +120,8 @@ class Plan:
     digest: str = ""  # 16 hex digits over the change ids
     prune_digest: str = ""  # the same over the stops of what left Git: confirms them while other changes go on
     lost_digest: str = ""  # of nodes that were lost together: confirms that their replicas may be moved
+    stable: Mapping[str, str] = field(default_factory=dict)  # instance → specHash seen to run well, to be remembered
+    failed: Mapping[str, str] = field(default_factory=dict)  # instance with autoRevert whose rollout has failed → why
     rolled_back: bool = False  # an earlier commit is in force than the tip of the branch
     healthy: bool = False  # nothing is left to do and every replica is well
 

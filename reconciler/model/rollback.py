@@ -48,7 +48,17 @@ class Rollback:
         )
 
 
-def roll_back(before: Rollback | None, in_force: str, tip: str, to: str, *, who: str, why: str, at: str) -> Rollback:
+def roll_back(
+    before: Rollback | None,
+    in_force: str,
+    tip: str,
+    to: str,
+    *,
+    who: str,
+    why: str,
+    at: str,
+    automatic: bool = False,
+) -> Rollback:
     """The rollback from what is in force to another commit; one that lasts already goes on under the new commit."""
     held = before.quarantined if before is not None else frozenset()
     return Rollback(
@@ -59,4 +69,5 @@ def roll_back(before: Rollback | None, in_force: str, tip: str, to: str, *, who:
         who=who,
         why=why,
         at=at,
+        automatic=automatic,
     )

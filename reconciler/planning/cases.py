@@ -128,6 +128,9 @@ class Case:
     standings: list[Standing] = field(default_factory=list)
     missing: int = 0  # wanted replicas that no node has been told to run
     lapses: list[Monotonic] = field(default_factory=list)  # when time alone changes something here
+    stable: bool = False  # its rollout has gone well, which is to be remembered
+    settling: bool = False  # … or may soon have, or have failed
+    failed: str = ""  # why its rollout has failed so that the commit may be taken back
 
     @property
     def healthy(self) -> bool:

@@ -7,6 +7,7 @@ from agent.wire import ReplicaState
 from reconciler.model.desired import InstanceSpec
 from reconciler.model.plan import Cause, HoldReason, Verdict
 from reconciler.planning.cases import Case, Standing, Step, World
+from reconciler.planning.rollouts import canaries_first
 
 
 def spare(world: World, case: Case) -> None:
@@ -36,6 +37,7 @@ def spare(world: World, case: Case) -> None:
         return
     if stalls is not None:
         case.lapses.append(stalls)
+    waiting = canaries_first(world, case, waiting)
     most = max(1, spec.update.max_parallel.of(len(case.standings) + case.missing))
     under_way = len(away)
     down = under_way + sum(1 for s in case.standings if not s.healthy and (not s.new or s.replica in going))

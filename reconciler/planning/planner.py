@@ -6,7 +6,7 @@ from agent.clock import Monotonic
 from reconciler.model.desired import DesiredState
 from reconciler.model.observed import ObservedState, Presence, Record
 from reconciler.model.plan import Change, Hold, NodeTarget, Plan, Verdict
-from reconciler.planning import holds, keep_up, prune, waves
+from reconciler.planning import holds, keep_up, prune, rollouts, waves
 from reconciler.planning.cases import Case, Step, World
 from reconciler.planning.checks import check
 from reconciler.planning.examine import examine, stay_of
@@ -58,6 +58,7 @@ def _plan(desired: DesiredState, observed: ObservedState, record: Record, now: M
     for case in found:
         fetch_first(world, case, ahead)
         keep_up.spare(world, case)
+        rollouts.judge(world, case)
     prune.gate(world, found, record, digest)
     made = Plan(
         commit=desired.commit,
@@ -70,11 +71,13 @@ def _plan(desired: DesiredState, observed: ObservedState, record: Record, now: M
         prune_digest=prune.prune_digest(found),
         lost_digest="" if world.mass_failure is None else world.mass_failure.digest,
         rolled_back=record.rolled_back,
+        stable={case.instance: case.spec.spec_hash for case in found if case.stable and case.spec is not None},
+        failed={case.instance: case.failed for case in found if case.failed},
         healthy=all(case.quiet for case in found),
     )
     check(world, made, found)
     # What left Git is looked at as long as anything of it is there: whether another instance takes it over can change elsewhere.
-    memo.restless = {case.instance for case in found if not case.quiet or case.spec is None}
+    memo.restless = {case.instance for case in found if not case.quiet or case.settling or case.spec is None}
     return made
 
 

@@ -3,6 +3,7 @@
 fleet a b c                        machines with agents, listed in Git
 controller one                     a controller starts
 commit web@1.0 on 3, at most 1 down      also: `web@1.0 per node 2`, `after db`, `lease strict`, `drop web`
+                                   … and `auto revert`, `canary 1`
 settle                             wait until nothing is left to do
 settle within 20s                  … or say what is left
 wait 20s
@@ -30,6 +31,7 @@ from agent import keys
 from agent.errors import Refused, Waiting
 from agent.wire import PackageRef, ReplicaPolicy, ReplicaSpec
 from reconciler import answers
+from reconciler.execution.approvals import promoted
 from reconciler.loop import Loop
 from reconciler.model.desired import (
     ClusterSpec,
@@ -183,7 +185,7 @@ class Stage:
         leader, session = self._leading()
         if leader.board.plan is not None:
             ids = frozenset(change.id for change in leader.board.plan.changes)
-            await leader.record.approve(ids, "operator", session)
+            await leader.record.approve(ids, "ann", session, promoted=promoted(leader.board.plan, ids))
             leader.record_changed()
 
     async def _rollback(self, to: str | None) -> str:
@@ -374,6 +376,10 @@ def _with_clause(instance: InstanceSpec, clause: str) -> InstanceSpec:
         return replace(instance, replicas=None, per_node=int(found[1]))
     if found := re.fullmatch(r"at most (\d+) down", clause):
         return replace(instance, update=replace(instance.update, max_parallel=Share(int(found[1]))))
+    if found := re.fullmatch(r"auto revert", clause):
+        return replace(instance, update=replace(instance.update, auto_revert=True))
+    if found := re.fullmatch(r"canary (\d+)", clause):
+        return replace(instance, update=replace(instance.update, canary=int(found[1])))
     if found := re.fullmatch(r"lease (\w+)", clause):
         return replace(instance, policy=ReplicaPolicy.model_validate({"lease": found[1]}))
     if found := re.fullmatch(r"after (\S+)", clause):

@@ -119,10 +119,6 @@ def _not_available(document: AnyDocument) -> Iterable[tuple[Path, str]]:
         case Instance(spec=spec):
             if spec.lease == "failsafe":
                 yield ("spec", "lease"), f"lease: {spec.lease} {later}; use strict or none"
-            if spec.update.canary:
-                yield ("spec", "update", "canary"), f"update.canary {later}; use 0"
-            if spec.update.auto_revert:
-                yield ("spec", "update", "autoRevert"), f"update.autoRevert {later}; use false"
 
 
 _EXPECTED = {

@@ -166,4 +166,6 @@ def _update(body: InstanceBody) -> UpdatePolicy:
         min_healthy_time=update.min_healthy_time,
         healthy_deadline=update.healthy_deadline,
         progress_deadline=update.longest_standstill,
+        canary=update.canary,
+        auto_revert=update.auto_revert,
     )

@@ -207,6 +207,56 @@ def test_it_can_be_taken_back(shared: System) -> None:
     assert (again.returncode, "NO_ROLLBACK" in again.stderr) == (1, True)
 
 
+def test_a_version_that_does_not_run_is_taken_back_by_itself(shared: System) -> None:
+    update = {"autoRevert": True, "minHealthyTime": "0s", "maxParallel": 1}
+    policy = {"replicas": 3, "update": update, "restart": {"attempts": 0}, "placement": {"spread": "node"}}
+    broken = json.loads(sleeper("6.6.6")) | {"command": ["sh", "-c", "echo no such table >&2; exit 3"]}
+    good = shared.repo.push({"sleep.yaml": instance("sleep", package="sleeper@1.0.0", **policy)}, "may revert itself")
+    before = shared.settled(good)
+    until(lambda: "stable" in shared.key("record/rollouts/sleep"), "it is remembered that it ran well")
+    bad = shared.repo.push(
+        {
+            "packages/broken/manifest.json": json.dumps(broken),
+            "broken.yaml": package("sleeper", "6.6.6", path="packages/broken"),
+            "sleep.yaml": instance("sleep", package="sleeper@6.6.6", **policy),
+        },
+        "does not run",
+    )
+    status = shared.see(lambda s: s["settled"] and s["git"]["rollback"], "it is taken back")
+    assert (status["git"]["commit"], status["git"]["tip"]) == (good, bad)
+    assert status["git"]["rollback"]["automatic"]
+    after = pids(status)
+    assert others(after) == others(before)
+    assert sum(before[f"sleep.{n}"] != after[f"sleep.{n}"] for n in range(3)) == 1  # only one of three was ever touched
+    told = shared.asked("status").stdout
+    assert "by itself (update.autoRevert of sleep)" in told
+    assert "1/3 unhealthy" in told
+    newest = json.loads(shared.asked("history", "-o", "json").stdout)["items"][:2]
+    assert [(one["commit"], one["result"]) for one in newest] == [(good, "healthy"), (bad, "rolled back")]
+
+
+def test_canaries_wait_for_a_person(shared: System) -> None:
+    update = {"canary": 1, "minHealthyTime": "0s", "maxParallel": "100%"}
+    policy = {"replicas": 3, "update": update, "placement": {"spread": "node"}}
+    before = shared.settled(
+        shared.repo.push({"sleep.yaml": instance("sleep", package="sleeper@1.0.0", **policy), "broken.yaml": None})
+    )
+    until(lambda: "stable" in shared.key("record/rollouts/sleep"), "it is remembered that it ran well")
+    tip = shared.repo.push(
+        {"sleep.yaml": instance("sleep", package="sleeper@1.0.0", settings={"word": "two"}, **policy)}
+    )
+    waits = "CANARY_WAITS: canary sleep.0 is healthy: 'tdie approve sleep' goes on"
+    shared.see(lambda s: any(waits in row["holds"] for row in s["instances"]), "the canary is healthy")
+    assert {name for name, pid in shared.pids().items() if pid != before[name]} == {"sleep.0"}
+    unknown = shared.asked("approve", "nobody", "--yes")
+    assert (unknown.returncode, "nothing of nobody is to be changed" in unknown.stderr) == (1, True)
+    done = shared.asked("approve", "sleep", "--yes")
+    assert "approved 2 change(s)" in done.stdout
+    assert "past the canaries of sleep" in done.stdout
+    after = shared.settled(tip)
+    assert {name for name, pid in after.items() if pid != before[name]} == {"sleep.0", "sleep.1", "sleep.2"}
+
+
 def pushed(shared: System) -> str:
     shared.repo.git("push", "--quiet", "origin", "HEAD:main")
     return shared.repo.git("rev-parse", "HEAD")

@@ -88,9 +88,9 @@ class Update(Document):
     progress_deadline: Seconds | None = None
     """After this without another new replica that became healthy the rollout is halted. 10m, or twice healthyDeadline if longer."""
     canary: Annotated[int, Field(ge=0)] = 0
-    """Not available in this version."""
+    """How many replicas get a new version first; the others wait for `tdie approve`, or `tdie apply`. 0: none."""
     auto_revert: bool = False
-    """Not available in this version."""
+    """True: when the rollout of a new version fails, the cluster goes back to the last commit in which this instance ran well."""
 
     @property
     def longest_standstill(self) -> float:
