@@ -28,6 +28,7 @@ from agent.consul.client import ConsulClient
 from agent.correlation import Correlated
 from agent.errors import TdieError
 from agent.tokens import TokenFile, check_bind
+from reconciler.api.backup import backup_routes
 from reconciler.api.messages import message_routes
 from reconciler.api.metrics import metrics_text
 from reconciler.api.node_wishes import node_wish_routes
@@ -110,6 +111,7 @@ def build_api(loop: Loop, source: GitSource, nodes: NodeClient, clock: SystemClo
     problems.install(app)
     app.include_router(routes(loop, source, nodes, clock, git))
     app.include_router(rollback_routes(loop, clock))
+    app.include_router(backup_routes(loop))
     app.include_router(upload_routes(loop, source))
     app.include_router(message_routes(loop.board, nodes))
     app.include_router(node_wish_routes(loop, loop.node_wishes))

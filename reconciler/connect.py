@@ -58,7 +58,7 @@ def leader(where: Spot) -> MasterClient:
 async def _leader_api(where: Spot) -> str:
     consul = ConsulClient(where.consul)
     try:
-        cluster = where.cluster or await _only_cluster(consul)
+        cluster = where.cluster or await only_cluster(consul)
         entry = await consul.get(keys.leader(cluster))
     except Waiting as error:
         raise Waiting(
@@ -74,7 +74,7 @@ async def _leader_api(where: Spot) -> str:
     return str(json.loads(entry.value)["api"])
 
 
-async def _only_cluster(consul: ConsulClient) -> str:
+async def only_cluster(consul: ConsulClient) -> str:
     found = sorted({e.key.split("/")[1] for e in await consul.get_all(keys.ROOT) if e.key.endswith("/leader")})
     if not found:
         raise Missing("no cluster in this Consul yet", code="NO_CLUSTER", hint="start one: tdie up, or tdie controller")

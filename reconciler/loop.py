@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import gc
 from dataclasses import dataclass, replace
+from typing import Any
 
 import structlog
 
@@ -12,6 +13,7 @@ from agent.clock import Monotonic
 from agent.errors import TdieError
 from reconciler.board import Board
 from reconciler.edges import Edges
+from reconciler.execution.backup import Restored, check, collect, restore
 from reconciler.execution.history import History
 from reconciler.execution.leadership import Leadership, LeadershipLost, Term
 from reconciler.execution.locks import NodeLocks
@@ -229,6 +231,17 @@ class Loop:
         """A person approved or confirmed something: the next cycle reads the record again."""
         self._record_stale = True
         self._wakeups.wake("person")
+
+    async def backup(self) -> dict[str, Any]:
+        """What this cluster keeps in Consul, as one document."""
+        return await collect(self._edges.consul, self._cluster, self._edges.clock)
+
+    async def restore(self, doc: Any, term: Term) -> Restored:
+        """The record is as in this backup; the term is over then, so that whoever leads next reads all of it anew."""
+        done = await restore(self._edges.consul, self._cluster, check(doc, self._cluster), term.session)
+        term.why = "a backup was restored"
+        term.ended.set()
+        return done
 
     def look(self) -> None:
         """Look at Git and fleet now."""

@@ -16,6 +16,7 @@ from agent.api.auth import BearerAuth, BodyLimit
 from agent.clock import SystemClock
 from agent.consul.embedded.memory import MemoryConsul
 from agent.consul.embedded.store import Store
+from reconciler.api.backup import backup_routes
 from reconciler.api.metrics import metrics_text
 from reconciler.api.node_wishes import node_wish_routes
 from reconciler.api.rollback import rollback_routes
@@ -48,6 +49,7 @@ def app() -> FastAPI:
     made = FastAPI()
     problems.install(made)
     made.include_router(routes(loop, NoPackages(), nodes, clock, "repo main"))
+    made.include_router(backup_routes(loop))
     made.include_router(rollback_routes(loop, clock))
     made.include_router(node_wish_routes(loop, loop.node_wishes))
     made.add_middleware(BodyLimit, limit=1000)
@@ -94,6 +96,9 @@ async def ask(app: FastAPI, method: str, path: str, *, token: str = TOKEN, **mor
         ("POST", "/rollback", {"who": "ann", "to": "--upload-pack\n"}, 422, "INVALID"),
         ("POST", "/rollback", {"who": "ann", "instance": "web"}, 422, "INVALID"),
         ("DELETE", "/rollback", None, 409, "NOT_LEADING"),
+        ("POST", "/restore", {}, 409, "NOT_LEADING"),
+        ("POST", "/restore", [], 422, "INVALID"),
+        ("POST", "/restore", {"keys": "x" * 2000}, 413, "BODY_TOO_LARGE"),
         ("POST", "/history", None, 405, "METHOD_NOT_ALLOWED"),
         ("DELETE", "/status", None, 405, "METHOD_NOT_ALLOWED"),
     ],
@@ -107,7 +112,7 @@ async def test_every_wrong_request_is_a_problem(
 
 
 @pytest.mark.parametrize(
-    "path", ["", "/status", "/plan", "/packages/x", "/events", "/history", "/rollback", "/replicas/x/logs"]
+    "path", ["", "/status", "/plan", "/packages/x", "/events", "/history", "/rollback", "/backup", "/replicas/x/logs"]
 )
 async def test_nothing_is_told_without_a_token(app: FastAPI, path: str) -> None:
     for token in ("", "wrong"):
