@@ -12,9 +12,8 @@ from cyclopts import Parameter
 from agent.clock import Monotonic
 from agent.errors import Invalid, Missing, TdieError
 from reconciler.cli.main import app
-from reconciler.cli.options import Cluster, ConsulAddress, TokenFile
+from reconciler.cli.options import HERE, At
 from reconciler.cli.out import Output, PlanOutput, coloured, emit, note, paint_plan, say, say_json
-from reconciler.connect import leader, spot
 from reconciler.model import problems as render_problems
 from reconciler.model.desired import DesiredState
 from reconciler.model.observed import ObservedState, Record
@@ -70,9 +69,7 @@ def plan(
     output: PlanOutput = "text",
     out: Path | None = None,
     detailed_exitcode: Annotated[bool, Parameter(negative=())] = False,
-    cluster: Cluster = None,
-    consul: ConsulAddress = None,
-    token_file: TokenFile = None,
+    at: At = HERE,
 ) -> int:
     """What would change if the documents in FOLDER were pushed. Nothing is touched.
 
@@ -92,10 +89,10 @@ def plan(
         Exit with 2 when there are changes.
     """
     if against is None and (in_force or not _is_repository(folder)):
-        found, text = _leaders_plan(spot(cluster, consul, token_file), output)
+        found, text = _leaders_plan(at, output)
         changes = bool(found["changes"])
     else:
-        made = _plan_of(folder, rev, against, lambda: _live(spot(cluster, consul, token_file)))
+        made = _plan_of(folder, rev, against, lambda: _live(at))
         changes, text = bool(made.changes), _rendered(made, output)
     emit(paint_plan(text) if output == "text" and out is None and coloured() else text, out)
     return CHANGES if changes and detailed_exitcode else 0
@@ -121,20 +118,20 @@ def _assumed(folder: Path, against: str, desired: DesiredState) -> ObservedState
     return ObservedState(before.epoch, {**joined, **before.nodes}, before.warnings)
 
 
-def _live(where: Any) -> tuple[ObservedState, Monotonic]:
+def _live(at: At) -> tuple[ObservedState, Monotonic]:
     """The fleet as the leading controller sees it."""
     from pydantic import TypeAdapter
 
-    with leader(where) as master:
+    with at.leader() as master:
         doc = master.get("/observed")
         note(f"planning against the live cluster, as {master.api} sees it")
     return TypeAdapter(ObservedState).validate_python(doc["observed"]), Monotonic(doc["now"])
 
 
-def _leaders_plan(where: Any, output: str) -> tuple[dict[str, Any], str]:
+def _leaders_plan(at: At, output: str) -> tuple[dict[str, Any], str]:
     import json
 
-    with leader(where) as master:
+    with at.leader() as master:
         found: dict[str, Any] = master.get("/plan")
         if output == "json":
             return found, json.dumps(found, indent=2, ensure_ascii=False)

@@ -14,17 +14,14 @@ from agent.errors import Invalid, Missing, Waiting
 from reconciler.cli import show
 from reconciler.cli.asking import agreed, who
 from reconciler.cli.main import app
-from reconciler.cli.options import Cluster, ConsulAddress, TokenFile
+from reconciler.cli.options import HERE, At
 from reconciler.cli.out import Output, note, say, say_json
-from reconciler.connect import Spot, leader, spot
 
 
 @app.command
-def status(
-    *, output: Output = "text", cluster: Cluster = None, consul: ConsulAddress = None, token_file: TokenFile = None
-) -> int:
+def status(*, output: Output = "text", at: At = HERE) -> int:
     """The whole cluster at a glance: commit in force, what is wrong, nodes, instances."""
-    with leader(spot(cluster, consul, token_file)) as master:
+    with at.leader() as master:
         doc = master.get("/status")
     if output == "json":
         say_json(doc)
@@ -39,12 +36,10 @@ def get(
     name: str | None = None,
     *,
     output: Output = "text",
-    cluster: Cluster = None,
-    consul: ConsulAddress = None,
-    token_file: TokenFile = None,
+    at: At = HERE,
 ) -> int:
     """List nodes, instances, replicas or packages, or show the one called NAME."""
-    with leader(spot(cluster, consul, token_file)) as master:
+    with at.leader() as master:
         rows: list[dict[str, Any]] = master.get(f"/{kind}")["items"]
     if name is not None:
         rows = [row for row in rows if row["name"] == name]
@@ -65,12 +60,10 @@ def explain(
     subject: str,
     *,
     output: Output = "text",
-    cluster: Cluster = None,
-    consul: ConsulAddress = None,
-    token_file: TokenFile = None,
+    at: At = HERE,
 ) -> int:
     """Why an instance, replica or node is as it is: what Git wants, what is there, what waits on what."""
-    with leader(spot(cluster, consul, token_file)) as master:
+    with at.leader() as master:
         doc = master.get(f"/explain/{subject}")
     if output == "json":
         say_json(doc)
@@ -84,12 +77,10 @@ def logs(
     replica: str,
     *,
     lines: int = 100,
-    cluster: Cluster = None,
-    consul: ConsulAddress = None,
-    token_file: TokenFile = None,
+    at: At = HERE,
 ) -> int:
     """The last lines that a replica wrote, from the node it runs on."""
-    with leader(spot(cluster, consul, token_file)) as master:
+    with at.leader() as master:
         sys.stdout.write(master.text(f"/replicas/{replica}/logs", lines=lines))
     return 0
 
@@ -99,25 +90,22 @@ def events(
     *,
     follow: Annotated[bool, Parameter(name=["--follow", "-f"])] = False,
     output: Output = "text",
-    cluster: Cluster = None,
-    consul: ConsulAddress = None,
-    token_file: TokenFile = None,
+    at: At = HERE,
 ) -> int:
     """What happened lately, oldest first; with --follow also what happens next."""
-    where = spot(cluster, consul, token_file)
-    _tell_events(where, 0, output, follow=follow)
+    _tell_events(at, 0, output, follow=follow)
     while follow:  # the leader went: its successor numbers its events anew
         time.sleep(1.0)
         try:
-            _tell_events(where, 0, output, follow=True)
+            _tell_events(at, 0, output, follow=True)
         except Waiting as error:
             note(str(error))
     return 0
 
 
-def _tell_events(where: Spot, after: int, output: str, *, follow: bool) -> int:
+def _tell_events(at: At, after: int, output: str, *, follow: bool) -> int:
     """Print events after this number; with `follow` until the controller does not answer any more. The last number."""
-    with leader(where) as master:
+    with at.leader() as master:
         while True:
             try:
                 answer = master.get("/events", timeout=70.0, after=after, wait=50 if follow and after else 0)
@@ -140,9 +128,7 @@ def apply(
     yes: Annotated[bool, Parameter(name=["--yes", "-y"], negative=())] = False,
     confirm_prune: Annotated[bool, Parameter(negative=())] = False,
     confirm_lost: Annotated[bool, Parameter(negative=())] = False,
-    cluster: Cluster = None,
-    consul: ConsulAddress = None,
-    token_file: TokenFile = None,
+    at: At = HERE,
 ) -> int:
     """Carry out the plan now shown, or exactly the one saved in FILE ('tdie plan -o json --out FILE').
 
@@ -157,7 +143,7 @@ def apply(
     confirm_lost
         The nodes that were lost together are really gone: move what ran there, one node after the other.
     """
-    with leader(spot(cluster, consul, token_file)) as master:
+    with at.leader() as master:
         if file is None:
             text = master.get("/plan", form="text")["text"]
             say(text)
@@ -185,9 +171,7 @@ def apply(
 def approve(
     *names: str,
     yes: Annotated[bool, Parameter(name=["--yes", "-y"], negative=())] = False,
-    cluster: Cluster = None,
-    consul: ConsulAddress = None,
-    token_file: TokenFile = None,
+    at: At = HERE,
 ) -> int:
     """Let some changes of the plan now shown go on: those of these instances or replicas.
 
@@ -203,7 +187,7 @@ def approve(
     """
     if not names:
         raise Invalid("name what is approved: instances or replicas", code="USAGE", hint="all of it: tdie apply")
-    with leader(spot(cluster, consul, token_file)) as master:
+    with at.leader() as master:
         current = master.get("/plan")
         chosen = [c for c in current["changes"] if c["instance"] in names or c["replica"] in names]
         touched = {name for c in chosen for name in (c["instance"], c["replica"])}

@@ -10,10 +10,9 @@ from cyclopts import App, Parameter
 
 from agent.errors import Invalid
 from reconciler.cli.main import app
-from reconciler.cli.options import Cluster, ConsulAddress, TokenFile
+from reconciler.cli.options import HERE, At
 from reconciler.cli.out import Output, note, paint, say, say_json, table
 from reconciler.client import MasterClient
-from reconciler.connect import leader, spot
 
 messages = App(name="messages", help="Messages on their way, and those that could not be delivered.")
 app.command(messages)
@@ -30,12 +29,10 @@ def list_messages(
     instance: str = "",
     limit: int = 100,
     output: Output = "text",
-    cluster: Cluster = None,
-    consul: ConsulAddress = None,
-    token_file: TokenFile = None,
+    at: At = HERE,
 ) -> int:
     """Messages that are not done on any node, dead letters first."""
-    with leader(spot(cluster, consul, token_file)) as master:
+    with at.leader() as master:
         doc = _listed(master, state, topic, instance, limit)
     if output == "json":
         say_json(doc)
@@ -52,12 +49,10 @@ def show(
     id: str,
     *,
     output: Output = "text",
-    cluster: Cluster = None,
-    consul: ConsulAddress = None,
-    token_file: TokenFile = None,
+    at: At = HERE,
 ) -> int:
     """One message as it was published, and how it stands for each instance."""
-    with leader(spot(cluster, consul, token_file)) as master:
+    with at.leader() as master:
         doc = master.get(_path(id))
     if output == "json":
         say_json(doc)
@@ -75,12 +70,10 @@ def retry(
     all: All = False,
     topic: str = "",
     instance: str = "",
-    cluster: Cluster = None,
-    consul: ConsulAddress = None,
-    token_file: TokenFile = None,
+    at: At = HERE,
 ) -> int:
     """Try dead letters anew, from the first attempt."""
-    with leader(spot(cluster, consul, token_file)) as master:
+    with at.leader() as master:
         wanted = _wanted(master, ids, topic, instance, all_dead=all)
         count = sum(master.post(f"{_path(id)}/retry{_only(instance)}")["retried"] for id in wanted)
     say(f"{count} dead letter(s) are tried again")
@@ -93,12 +86,10 @@ def drop(
     all: All = False,
     topic: str = "",
     instance: str = "",
-    cluster: Cluster = None,
-    consul: ConsulAddress = None,
-    token_file: TokenFile = None,
+    at: At = HERE,
 ) -> int:
     """Give messages up: they are not delivered any more."""
-    with leader(spot(cluster, consul, token_file)) as master:
+    with at.leader() as master:
         wanted = _wanted(master, ids, topic, instance, all_dead=all)
         count = sum(master.delete(f"{_path(id)}{_only(instance)}")["dropped"] for id in wanted)
     say(f"{count} message(s) dropped")

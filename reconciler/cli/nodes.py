@@ -10,10 +10,9 @@ from cyclopts import App, Parameter
 from agent.errors import Waiting
 from reconciler.cli.asking import who
 from reconciler.cli.main import app
-from reconciler.cli.options import Cluster, ConsulAddress, TokenFile
+from reconciler.cli.options import HERE, At
 from reconciler.cli.out import note, say
 from reconciler.client import MasterClient
-from reconciler.connect import leader, spot
 from reconciler.model.units import seconds
 
 lock = App(name="lock", help="Say 'not now': nothing is changed there until it is unlocked.")
@@ -30,9 +29,7 @@ def cordon(
     name: str,
     *,
     reason: Reason = "",
-    cluster: Cluster = None,
-    consul: ConsulAddress = None,
-    token_file: TokenFile = None,
+    at: At = HERE,
 ) -> int:
     """Place nothing new on a node; what runs there goes on.
 
@@ -41,14 +38,14 @@ def cordon(
     name
         Of the node.
     """
-    with leader(spot(cluster, consul, token_file)) as master:
+    with at.leader() as master:
         master.put(f"/nodes/{name}/cordon", {"who": who(), "why": reason})
     say(f"{name} takes nothing new; 'tdie uncordon {name}' takes that back")
     return 0
 
 
 @app.command
-def uncordon(name: str, *, cluster: Cluster = None, consul: ConsulAddress = None, token_file: TokenFile = None) -> int:
+def uncordon(name: str, *, at: At = HERE) -> int:
     """Let a node take new replicas again, after cordon or drain.
 
     Parameters
@@ -56,7 +53,7 @@ def uncordon(name: str, *, cluster: Cluster = None, consul: ConsulAddress = None
     name
         Of the node.
     """
-    with leader(spot(cluster, consul, token_file)) as master:
+    with at.leader() as master:
         master.delete(f"/nodes/{name}/cordon")
     say(f"{name} takes new replicas again, if Git lists it and does not cordon it")
     return 0
@@ -69,9 +66,7 @@ def drain(
     deadline: str | None = None,
     reason: Reason = "",
     wait: bool = True,
-    cluster: Cluster = None,
-    consul: ConsulAddress = None,
-    token_file: TokenFile = None,
+    at: At = HERE,
 ) -> int:
     """Empty a node: its replicas start elsewhere first, as carefully as in a rollout.
 
@@ -87,7 +82,7 @@ def drain(
         Show how it goes until the node is empty.
     """
     within = None if deadline is None else seconds(deadline)
-    with leader(spot(cluster, consul, token_file)) as master:
+    with at.leader() as master:
         master.put(f"/nodes/{name}/cordon", {"who": who(), "why": reason, "drain": True, "within": within})
         if wait:
             _until_empty(master, name)
@@ -118,9 +113,7 @@ def _why(master: MasterClient, name: str) -> str:
 
 
 @lock.command(name="node")
-def lock_node(
-    name: str, *, reason: Reason, cluster: Cluster = None, consul: ConsulAddress = None, token_file: TokenFile = None
-) -> int:
+def lock_node(name: str, *, reason: Reason, at: At = HERE) -> int:
     """Have nothing changed on a node; what runs there goes on, and the plan says who holds it up.
 
     Parameters
@@ -128,16 +121,14 @@ def lock_node(
     name
         Of the node.
     """
-    with leader(spot(cluster, consul, token_file)) as master:
+    with at.leader() as master:
         master.put(f"/nodes/{name}/lock", {"who": who(), "why": reason})
     say(f"nothing is changed on {name}; 'tdie unlock node {name}' ends that")
     return 0
 
 
 @unlock.command(name="node")
-def unlock_node(
-    name: str, *, cluster: Cluster = None, consul: ConsulAddress = None, token_file: TokenFile = None
-) -> int:
+def unlock_node(name: str, *, at: At = HERE) -> int:
     """Take the lock of a node away, whoever took it.
 
     Parameters
@@ -145,7 +136,7 @@ def unlock_node(
     name
         Of the node.
     """
-    with leader(spot(cluster, consul, token_file)) as master:
+    with at.leader() as master:
         held = master.delete(f"/nodes/{name}/lock")["heldBy"]
     say(f"{name} is unlocked (it was held by {held})" if held else f"{name} was not locked")
     return 0

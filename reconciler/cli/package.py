@@ -19,7 +19,7 @@ from agent.packages.manifest import FILE_NAME, Manifest, parse_manifest
 from agent.packages.pack import write_pack
 from agent.wire import PackageRef
 from reconciler.cli.main import app
-from reconciler.cli.options import Cluster, ConsulAddress, TokenFile
+from reconciler.cli.options import HERE, At
 from reconciler.cli.out import Output, say, say_json, table
 
 package = App(name="package", help="Make, look at, check and upload packages.")
@@ -104,9 +104,7 @@ def verify(path: Path = Path("."), *, digest: str | None = None) -> int:
 def push(
     path: Path = Path("."),
     *,
-    cluster: Cluster = None,
-    consul: ConsulAddress = None,
-    token_file: TokenFile = None,
+    at: At = HERE,
     output: Output = "text",
 ) -> int:
     """Upload a package to the leader and print the Package document that names it; commit that to use it.
@@ -116,9 +114,8 @@ def push(
     path
         A folder or a zip.
     """
-    from reconciler.connect import leader, spot
 
-    with _found(path) as found, leader(spot(cluster, consul, token_file)) as master:
+    with _found(path) as found, at.leader() as master:
         answer: dict[str, Any] = master.upload("/packages", found.archive)
     if output == "json":
         say_json(answer)

@@ -10,9 +10,8 @@ from agent.errors import Invalid
 from reconciler.cli import show
 from reconciler.cli.asking import agreed, who
 from reconciler.cli.main import app
-from reconciler.cli.options import Cluster, ConsulAddress, TokenFile
+from reconciler.cli.options import HERE, At
 from reconciler.cli.out import Output, note, paint_plan, say, say_json
-from reconciler.connect import leader, spot
 
 
 @app.command
@@ -22,9 +21,7 @@ def rollback(
     reason: Annotated[str, Parameter(name=["--reason", "-r"], help="What others should know.")] = "",
     cancel: Annotated[bool, Parameter(negative=())] = False,
     yes: Annotated[bool, Parameter(name=["--yes", "-y"], negative=())] = False,
-    cluster: Cluster = None,
-    consul: ConsulAddress = None,
-    token_file: TokenFile = None,
+    at: At = HERE,
 ) -> int:
     """Go back to the last commit that ran well, or to a named earlier one, without touching Git.
 
@@ -42,7 +39,7 @@ def rollback(
     """
     if cancel and (to is not None or reason):
         raise Invalid("--cancel goes alone", code="USAGE")
-    with leader(spot(cluster, consul, token_file)) as master:
+    with at.leader() as master:
         if cancel:
             ended = master.delete("/rollback")
             say(
@@ -67,11 +64,9 @@ def rollback(
 
 
 @app.command
-def history(
-    *, output: Output = "text", cluster: Cluster = None, consul: ConsulAddress = None, token_file: TokenFile = None
-) -> int:
+def history(*, output: Output = "text", at: At = HERE) -> int:
     """What was in force since when, by which cause, by whom, and what became of it; the latest first."""
-    with leader(spot(cluster, consul, token_file)) as master:
+    with at.leader() as master:
         doc = master.get("/history")
     if output == "json":
         say_json(doc)
