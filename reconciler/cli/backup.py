@@ -14,9 +14,9 @@ from agent.consul.client import ConsulClient
 from agent.errors import Invalid, Waiting
 from reconciler.cli.asking import agreed
 from reconciler.cli.main import app
-from reconciler.cli.options import Cluster, ConsulAddress, TokenFile
+from reconciler.cli.options import HERE, At
 from reconciler.cli.out import emit, note, say
-from reconciler.connect import Spot, leader, only_cluster, spot
+from reconciler.connect import Spot, leader, only_cluster
 from reconciler.execution import backup as backups
 
 
@@ -24,9 +24,7 @@ from reconciler.execution import backup as backups
 def backup(
     *,
     out: Path | None = None,
-    cluster: Cluster = None,
-    consul: ConsulAddress = None,
-    token_file: TokenFile = None,
+    at: At = HERE,
 ) -> int:
     """What the cluster keeps in Consul, as a JSON document: the commit in force, history, approvals, wishes for nodes, epoch.
 
@@ -37,7 +35,7 @@ def backup(
     out
         Write it to this file.
     """
-    where = spot(cluster, consul, token_file)
+    where = at.spot()
     try:
         with leader(where) as master:
             doc: dict[str, Any] = master.get("/backup")
@@ -57,9 +55,7 @@ def restore(
     file: Path,
     *,
     yes: Annotated[bool, Parameter(name=["--yes", "-y"], negative=())] = False,
-    cluster: Cluster = None,
-    consul: ConsulAddress = None,
-    token_file: TokenFile = None,
+    at: At = HERE,
 ) -> int:
     """Bring back what 'tdie backup' saved, after Consul lost its data or went back to an old snapshot.
 
@@ -77,7 +73,7 @@ def restore(
         doc = json.loads(file.read_text(encoding="utf-8"))
     except ValueError as error:
         raise Invalid("is no JSON document", code="BACKUP_FORMAT", where=str(file)) from error
-    where = spot(cluster, consul, token_file)
+    where = at.spot()
     named = where.cluster or (doc.get("cluster") if isinstance(doc, dict) else None) or ""
     where = Spot(named, where.consul, where.token_file)
     backups.check(doc, named)

@@ -9,7 +9,7 @@ from typing import Annotated
 from cyclopts import Parameter
 
 from reconciler.client import MasterClient
-from reconciler.connect import leader, spot
+from reconciler.connect import Spot, leader, spot
 
 
 @Parameter(name="*")
@@ -25,7 +25,11 @@ class At:
 
     def leader(self) -> MasterClient:
         """The API of the cluster's leader."""
-        return leader(spot(self.cluster, self.consul, self.token_file))
+        return leader(self.spot())
+
+    def spot(self) -> Spot:
+        """Where it is looked for."""
+        return spot(self.cluster, self.consul, self.token_file)
 
 
 HERE = At()
