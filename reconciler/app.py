@@ -34,6 +34,7 @@ from reconciler.api.metrics import metrics_text
 from reconciler.api.node_wishes import node_wish_routes
 from reconciler.api.rollback import rollback_routes
 from reconciler.api.routes import routes
+from reconciler.api.suspend import suspend_routes
 from reconciler.api.uploads import LARGEST, upload_routes
 from reconciler.api.uploads import PATH as UPLOADS
 from reconciler.board import Board
@@ -112,6 +113,7 @@ def build_api(loop: Loop, source: GitSource, nodes: NodeClient, clock: SystemClo
     app.include_router(routes(loop, source, nodes, clock, git))
     app.include_router(rollback_routes(loop, clock))
     app.include_router(backup_routes(loop))
+    app.include_router(suspend_routes(loop, source))
     app.include_router(upload_routes(loop, source))
     app.include_router(message_routes(loop.board, nodes))
     app.include_router(node_wish_routes(loop, loop.node_wishes))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from itertools import count
 from typing import Any
@@ -45,6 +45,7 @@ class Board:
         self.desired: DesiredState | None = None
         self.observed: ObservedState | None = None
         self.plan: Plan | None = None
+        self.suspended: Mapping[str, str] = {}  # instance ("": all) → who suspended it, and why
         self.error: str = ""
         self.closed = False
 

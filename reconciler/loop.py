@@ -194,6 +194,7 @@ class Loop:
         if self._record_stale:
             self._record = await self.record.load()
             self._record_stale = False
+            self.board.suspended = self._record.suspended
         record = self.planned_with = replace(
             self._record,
             window=self._hours.now(desired.cluster.sync.windows),

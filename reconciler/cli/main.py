@@ -22,7 +22,19 @@ app = App(
 init = App(name="init", help="Make the files that something new needs.")
 app.command(init)
 
-_MODULES = ("documents", "live", "control", "nodes", "rollback", "backup", "setup", "component", "package", "messages")
+_MODULES = (
+    "documents",
+    "live",
+    "control",
+    "nodes",
+    "rollback",
+    "backup",
+    "suspend",
+    "setup",
+    "component",
+    "package",
+    "messages",
+)
 
 
 def main(words: list[str] | None = None) -> int:

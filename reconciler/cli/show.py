@@ -11,7 +11,7 @@ PRESENCE_COLOUR = {"alive": "green", "lost": "red", "unreachable": "yellow", "jo
 
 def status(doc: dict[str, Any]) -> str:
     """The whole cluster at a glance: verdict first, then Git, what is wrong, nodes, instances."""
-    parts = [_headline(doc), *_git(doc["git"]), *_wrong(doc)]
+    parts = [_headline(doc), *_git(doc["git"]), *_suspended(doc), *_wrong(doc)]
     if doc["nodes"]:
         parts += ["", *nodes(doc["nodes"])]
     if doc["instances"]:
@@ -54,6 +54,13 @@ def _git(git: dict[str, Any]) -> list[str]:
         since = f" for {_age(git['troubleFor'])}" if git["troubleFor"] else ""
         lines.append(paint(f"{git['trouble']}{since}", "red"))
     return lines
+
+
+def _suspended(doc: dict[str, Any]) -> list[str]:
+    return [
+        paint(f"! SUSPENDED: {word}; changes wait until 'tdie resume', 'tdie apply' makes those of now", "red")
+        for word in doc.get("suspended", ())
+    ]
 
 
 def _rollback(git: dict[str, Any], back: dict[str, Any]) -> list[str]:

@@ -11,7 +11,7 @@ from typing import Any
 from agent import keys
 from agent.clock import Clock, Monotonic
 from agent.consul.protocol import Consul, TxnOp
-from agent.errors import Refused
+from agent.errors import Missing, Refused
 from agent.wire import PackageRef
 from reconciler.model.observed import Confirmed, Record
 from reconciler.model.rollback import Rollback
@@ -79,6 +79,7 @@ class RecordStore:
             approved=frozenset(approvals.get("changes", ())),
             confirmed_prune=str(confirmed.get("plan", "")),
             confirmed_lost=self._confirmed(await self._get("confirmed-lost")),
+            suspended={name: _word(name, known) for name, known in (await self._get("suspended")).items()},
             stable={name: str(known["stable"]) for name, known in rollouts.items() if known.get("stable")},
             promoted={name: str(known["promoted"]) for name, known in rollouts.items() if known.get("promoted")},
         )
@@ -126,6 +127,24 @@ class RecordStore:
         """The nodes with this digest are gone: what ran there may be moved."""
         await self._put("confirmed-lost", {"nodes": nodes, "who": who, "at": self._now()}, session)
 
+    async def suspend(self, instance: str, who: str, why: str, session: str) -> None:
+        """Nothing of this instance (empty: of the whole cluster) is changed until it is resumed."""
+        held = dict(await self._get("suspended"))
+        held[instance] = {"who": who, "why": why, "at": self._now()}
+        await self._put("suspended", held, session)
+
+    async def resume(self, instance: str, session: str) -> str:
+        """Who had suspended it and why. Missing (NOT_SUSPENDED) when nobody had."""
+        held = dict(await self._get("suspended"))
+        if instance not in held:
+            what = instance or "the cluster"
+            others = ", ".join(sorted(name or "the cluster" for name in held))
+            hint = f"suspended is {others}" if others else ""
+            raise Missing(f"{what} is not suspended", code="NOT_SUSPENDED", hint=hint)
+        word = _word(instance, held.pop(instance))
+        await self._put("suspended", held, session)
+        return word
+
     async def uploads(self) -> Mapping[str, Any]:
         """Packages uploaded to controllers, by digest, the oldest first: `name`, `version`, `at`."""
         return await self._get("uploads")
@@ -170,3 +189,8 @@ class RecordStore:
 
     def _now(self) -> str:
         return self._clock.wall().strftime(FORMAT)
+
+
+def _word(name: str, known: Mapping[str, Any]) -> str:
+    what = name or "the cluster"
+    return f"{what} is suspended by {known['who']}" + (f": {known['why']}" if known.get("why") else "")

@@ -121,6 +121,7 @@ class Record:
     confirmed_prune: str = ""  # plan digest for which a person confirmed stops beyond the limit
     confirmed_lost: Confirmed = Confirmed()  # by a person: that nodes which were lost together are gone
     window: Window = Window()
+    suspended: Mapping[str, str] = field(default_factory=dict)  # instance ("": all) → who suspended it, and why
     stable: Mapping[str, str] = field(
         default_factory=dict
     )  # instance → specHash that ran well on all its replicas last

@@ -21,6 +21,9 @@ def gate(world: World, case: Case, record: Record) -> None:
             step.held(HoldReason.DRY_RUN, "sync.mode is dry-run")
         if case.spec is not None and case.spec.suspend:
             step.held(HoldReason.SUSPENDED, f"{case.instance} is suspended", (case.instance,))
+        word = record.suspended.get("") or record.suspended.get(case.instance)
+        if word and step.change.id not in record.approved:
+            step.held(HoldReason.SUSPENDED, word, (case.instance,))
         _locked(world, step)
         change = step.change
         if change.cause in UNAPPROVED or change.id in record.approved:

@@ -14,6 +14,7 @@ power off a · power on a · cut a · cut a from controllers · cut a from consu
 consul away · consul back · wipe consul · revoke a · tamper web.0     what happens to Consul, its sessions and its locks
 self-heal off · window 0 6 * * * for 3600s     sync.selfHeal and sync.windows (UTC), pushed
 apply                              a person approves the plan as it stands
+suspend · suspend web · resume · resume web
 rollback · rollback to 1 · cancel rollback · history      the number is that of a commit
 drain a · drain a within 60s · uncordon a · lock a · unlock a
 crash controller one · kill web.0 · stop web.0 · break web@1.1 · lose web@1.1
@@ -125,6 +126,8 @@ class Stage:
             (r"window (.+) for ([\d.]+)s", self._window),
             (r"apply", self._apply),
             (r"rollback(?: to (\d+))?", self._rollback),
+            (r"suspend ?(\S*)", self._suspend),
+            (r"resume ?(\S*)", self._resume),
             (r"cancel rollback", self._cancel),
             (r"history", self._history),
             (r"drain (\S+)(?: within ([\d.]+)s)?", self._drain),
@@ -201,6 +204,17 @@ class Stage:
         await leader.rollbacks.go(way, sourced, session, who="ann", why="it breaks orders")
         leader.look()
         return f"from {way.left.subject} to {way.to.subject}"
+
+    async def _suspend(self, instance: str) -> None:
+        leader, session = self._leading()
+        await leader.record.suspend(instance, "ann", "fire drill", session)
+        leader.record_changed()
+
+    async def _resume(self, instance: str) -> str:
+        leader, session = self._leading()
+        was = await leader.record.resume(instance, session)
+        leader.record_changed()
+        return was
 
     async def _cancel(self) -> None:
         leader, session = self._leading()

@@ -161,7 +161,11 @@ class GitSource:
             if self._last.commit != tip or self._last.problems:
                 self._last = replace(self._last, commit=tip, problems=())
             self._judged = ""
-            raise Refused(text, code="GIT_NON_FF", hint="accept it, or set spec.source.allowForce before rewriting")
+            raise Refused(
+                text,
+                code="GIT_NON_FF",
+                hint=f"accept it: tdie accept {tip[:12]}; or set spec.source.allowForce before rewriting",
+            )
 
     async def _adopt(self, desired: DesiredState) -> None:
         await self._run(lambda: self._mirror.keep(desired.commit))
@@ -233,10 +237,19 @@ class GitSource:
         if resolved.desired is not None:
             await self._adopt(resolved.desired)
 
-    async def accept(self, commit: str) -> None:
-        """A person accepts this tip although history was rewritten; the next look adopts it if it is good."""
+    async def accept(self, revision: str) -> str:
+        """A person accepts this tip although history was rewritten; the next look adopts it if it is good.
+
+        Refused (NOTHING_TO_ACCEPT) unless it is what is held as rewritten. Returns the commit.
+        """
         async with self._busy:
-            self._accepted, self._judged = commit, ""
+            trouble, tip = self._last.trouble, self._last.commit
+            held = trouble is not None and trouble.code == "GIT_NON_FF"
+            if not held or not tip.startswith(revision) or len(revision) < 7:
+                what = f"it is {tip[:12]} that is held" if held else "nothing is held because history was rewritten"
+                raise Refused(f"'{revision}' is not held: {what}", code="NOTHING_TO_ACCEPT")
+            self._accepted, self._judged = tip, ""
+            return tip
 
     def package_zip(self, digest: str) -> Path | None:
         """The packed bytes of a content digest, if this controller has built or fetched them."""

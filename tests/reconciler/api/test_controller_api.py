@@ -16,11 +16,13 @@ from agent.api.auth import BearerAuth, BodyLimit
 from agent.clock import SystemClock
 from agent.consul.embedded.memory import MemoryConsul
 from agent.consul.embedded.store import Store
+from agent.errors import Refused
 from reconciler.api.backup import backup_routes
 from reconciler.api.metrics import metrics_text
 from reconciler.api.node_wishes import node_wish_routes
 from reconciler.api.rollback import rollback_routes
 from reconciler.api.routes import routes
+from reconciler.api.suspend import suspend_routes
 from reconciler.board import Board
 from reconciler.edges import Edges
 from reconciler.execution.leadership import Leadership
@@ -37,6 +39,11 @@ class NoPackages:
         return None
 
 
+class NothingHeld:
+    async def accept(self, revision: str) -> str:
+        raise Refused("nothing is held", code="NOTHING_TO_ACCEPT")
+
+
 @pytest.fixture
 def app() -> FastAPI:
     """A controller that stands by, behind its API."""
@@ -50,6 +57,7 @@ def app() -> FastAPI:
     problems.install(made)
     made.include_router(routes(loop, NoPackages(), nodes, clock, "repo main"))
     made.include_router(backup_routes(loop))
+    made.include_router(suspend_routes(loop, NothingHeld()))
     made.include_router(rollback_routes(loop, clock))
     made.include_router(node_wish_routes(loop, loop.node_wishes))
     made.add_middleware(BodyLimit, limit=1000)
@@ -99,6 +107,13 @@ async def ask(app: FastAPI, method: str, path: str, *, token: str = TOKEN, **mor
         ("POST", "/restore", {}, 409, "NOT_LEADING"),
         ("POST", "/restore", [], 422, "INVALID"),
         ("POST", "/restore", {"keys": "x" * 2000}, 413, "BODY_TOO_LARGE"),
+        ("PUT", "/suspend", {"who": "ann"}, 409, "NOT_LEADING"),
+        ("PUT", "/suspend", {"who": "ann", "instance": "../x"}, 422, "INVALID"),
+        ("PUT", "/suspend", {"who": ""}, 422, "INVALID"),
+        ("DELETE", "/suspend", None, 409, "NOT_LEADING"),
+        ("DELETE", "/suspend?instance=A", None, 422, "INVALID"),
+        ("POST", "/accept", {"commit": "abcdef0"}, 409, "NOT_LEADING"),
+        ("POST", "/accept", {"commit": "main"}, 422, "INVALID"),
         ("POST", "/history", None, 405, "METHOD_NOT_ALLOWED"),
         ("DELETE", "/status", None, 405, "METHOD_NOT_ALLOWED"),
     ],
