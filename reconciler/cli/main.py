@@ -30,6 +30,7 @@ _MODULES = (
     "rollback",
     "backup",
     "suspend",
+    "doctor",
     "setup",
     "component",
     "package",

@@ -209,7 +209,7 @@ def explanation(doc: dict[str, Any]) -> str:
         ]
     lines.append("")
     if not doc["changes"]:
-        lines.append("Nothing to change: what runs is what Git asks for.")
+        lines.append("Nothing to change: what runs is what the commit in force asks for.")
     for one in doc["changes"]:
         lines.append(
             f"{one['verdict']} {one['replica']} on {one['node'] or 'no node'}: {one['reason']} ({one['cause']})"

@@ -48,7 +48,7 @@ def resume(instance: str = "", *, at: At = HERE) -> int:
     with at.leader() as master:
         query = f"?instance={instance}" if instance else ""
         was = master.delete(f"/suspend{query}")["was"]
-    say(f"goes on ({was})")
+    say(f"resumed; until now {was}")
     return 0
 
 
