@@ -114,6 +114,7 @@ class Loop:
                 await self._lead_epoch(term)
             except* HigherEpoch as group:
                 found = max(_leaves(group), key=lambda error: error.epoch)
+                self.record.distrust()
                 await self._leadership.raise_epoch(term, found.epoch)
 
     async def _lead_epoch(self, term: Term) -> None:

@@ -27,6 +27,7 @@ class History:
         self._clock = clock
         self._last: tuple[Sourced, Plan | None] | None = None
         self.entries: Entries = ()
+        self._written: Entries = ()  # as Consul has them
 
     async def load(self) -> Entries:
         """The entries as they are in Consul, the oldest first. What nobody can read is left out, and left there."""
@@ -40,7 +41,10 @@ class History:
 
     async def take_over(self) -> None:
         """A new leader goes on where the last one was."""
-        self._last, self.entries = None, await self.load()
+        found = await self.load()
+        self._last, self._written = None, found
+        if found or not self.entries:  # else Consul has lost its data: what is known here is written again
+            self.entries = found
 
     async def note(self, sourced: Sourced, plan: Plan | None, session: str) -> None:
         """What this cycle saw is in the history; no write when it is already."""
@@ -54,7 +58,7 @@ class History:
             proof = TxnOp("check-session", keys.leader(self._cluster), session=session)
             await self._consul.txn([proof, *ops[:MOST_OPS]])
             del ops[:MOST_OPS]
-        self._last, self.entries = (sourced, plan), after
+        self._last, self.entries, self._written = (sourced, plan), after, after
 
     def _seen(self, sourced: Sourced, plan: Plan | None) -> Seen:
         desired, at = sourced.desired, f"{self._clock.wall():%Y-%m-%dT%H:%M:%SZ}"
@@ -77,7 +81,7 @@ class History:
         )
 
     def _ops(self, after: Entries) -> Iterator[TxnOp]:
-        before = {entry.number: entry for entry in self.entries}
+        before = {entry.number: entry for entry in self._written}
         for entry in after:
             if before.pop(entry.number, None) != entry:
                 data = json.dumps(entry.text(), ensure_ascii=False).encode()

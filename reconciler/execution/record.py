@@ -30,16 +30,25 @@ class RecordStore:
         self._consul = consul
         self._clock = clock
         self._commit: str | None = None
+        self._lost = False  # Consul does not know the rollback any more
         self._one_at_a_time = asyncio.Lock()  # of those who write which commit is in force
         self.rollback: Rollback | None = None  # why an earlier commit is in force; known once `in_force` was asked
 
     async def in_force(self) -> str | None:
         """The commit that was in force last, also under earlier leaders; `rollback` then says why, if it is not the tip."""
         known = await self._get("commit")
+        if not known and self.rollback is not None:  # Consul has lost its data, and who led last knows better
+            self._lost = True
+            return self.rollback.to
         back = known.get("rollback")
         self._commit = str(known["commit"]) if known else None
-        self.rollback = Rollback.read(back) if back else None
+        self.rollback, self._lost = Rollback.read(back) if back else None, False
         return self._commit
+
+    def distrust(self) -> None:
+        """Somebody else led since this controller did: what Consul has lost is not known here either."""
+        if self._lost:
+            self._commit, self.rollback, self._lost = None, None, False
 
     async def put_in_force(self, commit: str, subject: str, session: str) -> None:
         """The commit in force is remembered; no write when it is already.
@@ -49,7 +58,11 @@ class RecordStore:
         """
         async with self._one_at_a_time:
             back = self.rollback
-            if commit != self._commit and (back is None or commit not in back.quarantined):
+            if back is not None and (commit in back.quarantined or (commit == back.to and not self._lost)):
+                return
+            if back is not None and commit == back.to:
+                await self._put_commit(commit, subject, back, session)
+            elif commit != self._commit:
                 await self._put_commit(commit, subject, None, session)
 
     async def roll_back(self, back: Rollback, subject: str, session: str) -> None:
@@ -61,14 +74,15 @@ class RecordStore:
         """The tip of the branch may be in force again."""
         async with self._one_at_a_time:
             known = await self._get("commit")
-            await self._put_commit(str(known["commit"]), str(known.get("subject", "")), None, session)
+            commit = known.get("commit", self._commit)
+            await self._put_commit(str(commit), str(known.get("subject", "")), None, session)
 
     async def _put_commit(self, commit: str, subject: str, back: Rollback | None, session: str) -> None:
         value: dict[str, Any] = {"commit": commit, "subject": subject[:200], "since": self._now()}
         if back is not None:
             value["rollback"] = back.text()
         await self._put("commit", value, session)
-        self._commit, self.rollback = commit, back
+        self._commit, self.rollback, self._lost = commit, back, False
 
     async def load(self) -> Record:
         """What planning needs to know besides the fleet."""

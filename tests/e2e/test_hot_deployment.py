@@ -238,9 +238,7 @@ def test_a_version_that_does_not_run_is_taken_back_by_itself(shared: System) -> 
 def test_canaries_wait_for_a_person(shared: System) -> None:
     update = {"canary": 1, "minHealthyTime": "0s", "maxParallel": "100%"}
     policy = {"replicas": 3, "update": update, "placement": {"spread": "node"}}
-    before = shared.settled(
-        shared.repo.push({"sleep.yaml": instance("sleep", package="sleeper@1.0.0", **policy), "broken.yaml": None})
-    )
+    before = shared.settled(shared.repo.push({"sleep.yaml": instance("sleep", package="sleeper@1.0.0", **policy)}))
     until(lambda: "stable" in shared.key("record/rollouts/sleep"), "it is remembered that it ran well")
     tip = shared.repo.push(
         {"sleep.yaml": instance("sleep", package="sleeper@1.0.0", settings={"word": "two"}, **policy)}

@@ -123,6 +123,33 @@ async def test_taken_back_it_is_over_and_a_second_time_there_is_none(desk: Desk)
         await desk.rollbacks.cancel(desk.session)
 
 
+async def test_what_consul_has_lost_the_last_leader_writes_again(desk: Desk) -> None:
+    await go(desk)
+    await desk.history.note(await desk.sourced(), healthy("two"), desk.session)
+    before = [(pair.key, pair.value) for pair in await desk.consul.get_all(keys.record("c", "history"))]
+    back = desk.record.rollback
+    assert back is not None
+    await desk.consul.delete(keys.record("c"), recurse=True)
+    assert await desk.record.in_force() == "two"
+    await desk.history.take_over()
+    await desk.record.put_in_force("two", "", desk.session)
+    await desk.history.note(await desk.sourced(), healthy("two"), desk.session)
+    assert (await desk.value("commit"))["rollback"] == back.text()
+    assert [(pair.key, pair.value) for pair in await desk.consul.get_all(keys.record("c", "history"))] == before
+
+
+async def test_but_not_if_somebody_else_led_since(desk: Desk) -> None:
+    await go(desk)
+    desk.record.distrust()  # Consul has lost nothing: nothing is forgotten
+    assert (await desk.sourced()).rollback is not None
+    await desk.consul.delete(keys.record("c"), recurse=True)
+    await desk.record.in_force()
+    desk.record.distrust()
+    assert (await desk.sourced()).rollback is None
+    await desk.record.put_in_force("three", "", desk.session)
+    assert "rollback" not in await desk.value("commit")
+
+
 async def test_only_the_leader_writes(desk: Desk) -> None:
     await desk.consul.session_destroy(desk.session)
     with pytest.raises(TxnRefused):
@@ -167,8 +194,7 @@ async def test_ways_that_are_refused(
 
 
 async def test_without_a_history_a_commit_must_be_named(desk: Desk) -> None:
-    await desk.consul.delete(keys.record("c", "history"), recurse=True)
-    await desk.history.take_over()
+    desk.history.entries = ()  # as after a loss of Consul
     with pytest.raises(Refused, match=r"NOTHING_EARLIER .*tdie rollback --to REV"):
         await desk.rollbacks.way(await desk.sourced())
     assert (await desk.rollbacks.way(await desk.sourced(), "one")).to.commit == "one"
