@@ -22,6 +22,7 @@ from agent.wire import LeaseFigures, LeaseStatus, ReplicaOrder, ReplicaState
 log = structlog.get_logger("leases")
 
 FENCED = "FENCED"
+LOOK_AROUND = 12  # renewals after which we look whether our session holds what nothing here needs
 Standing = Literal["", "held", "waiting", "elsewhere"]
 
 
@@ -79,7 +80,7 @@ class Leases:
 
     def look(self, replicas: Iterable[str]) -> None:
         """These replicas are ordered otherwise, or their hosts changed."""
-        for replica in replicas:
+        for replica in sorted(replicas):  # in the same order in each run of a simulation
             if (tender := self._tenders.get(replica)) is not None:
                 tender.moved.set()
             elif self._tasks is not None and (self.wanted(replica) or self.runs_leased(replica)):
@@ -192,7 +193,8 @@ class Leases:
         self.session.need(bool(self._tenders) or not self._left_over_known)
 
     def _session_moved(self) -> None:
-        if not (self._left_over_known or self._looking) and self._tasks is not None:
+        known = self._left_over_known and self.session.renewals % LOOK_AROUND
+        if not (known or self._looking) and self._tasks is not None:
             self._looking = True
             self._tasks.create_task(self._find_left_over(), name="find leases of an earlier life")
         for tender in self._tenders.values():
@@ -204,7 +206,10 @@ class Leases:
                 self.changed(replica)
 
     async def _find_left_over(self) -> None:
-        """What our session holds and nothing here needs any more is given back."""
+        """What our session holds and nothing here needs any more is given back.
+
+        Such locks are left by an earlier life of this agent, or come back with an old snapshot of Consul.
+        """
         prefix, session = keys.leases(self.cluster), self.session.id
         while session and session == self.session.id:
             try:
@@ -218,5 +223,5 @@ class Leases:
                 if entry.session == session and replica not in self._tenders:
                     self._begin(Tender(replica, self, left_over=True), replica)
             break
-        self._left_over_known = True
+        self._left_over_known, self._looking = True, False
         self._need()

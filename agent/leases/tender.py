@@ -79,6 +79,7 @@ class Lock:
 
     index: int
     ready_at: float
+    taken: bool  # by us, a moment before; else it was found to be ours, from whenever
 
 
 @dataclass(frozen=True, slots=True)
@@ -234,6 +235,11 @@ class Tender:
             await self._say_and_wait(LeaseStatus(state="waiting", code=EPOCH_LOST), AGAIN)
             return
         session.saw_epoch(epoch)
+        if not self._lock.taken:  # written anew, it has a place in Consul's log that is later than that of any token
+            before = read_record(entry)
+            if await self._acquire(self._record(entry.lock_index, before.token if before else Token())):
+                self._lock = replace(self._lock, taken=True)
+            return
         token = next_token(read_record(entry), int(epoch.value), entry)
         generation, renewal, lapses = session.generation, session.renewals, session.lapses
         if await self._acquire(self._record(entry.lock_index, token)):
@@ -246,8 +252,8 @@ class Tender:
         if tried is not None:
             before, clean, ready_at = tried
             if entry.lock_index == (before.lock_index if before else 0) + 1:
-                return Lock(entry.lock_index, seen if clean else ready_at)
-        return Lock(entry.lock_index, seen + wait_after(entry, self._world.session.figures))
+                return Lock(entry.lock_index, seen if clean else ready_at, taken=True)
+        return Lock(entry.lock_index, seen + wait_after(entry, self._world.session.figures), taken=False)
 
     def _note_free(self, entry: KeyValue | None, seen: float) -> None:
         sight = (entry.lock_index, entry.modify_index) if entry else (0, 0)
@@ -303,7 +309,7 @@ class Tender:
         elif session.id and (held.renewal, held.lapses) != (session.renewals, session.lapses):
             now = (session.renewals, session.lapses)
             entry = await self._read()
-            if entry is None or entry.session != session.id or entry.lock_index != held.index:
+            if entry is None or not self._is_ours(entry, held):
                 await self._end(TAMPERED)
                 return
             self._held = replace(held, renewal=now[0], lapses=now[1])
@@ -311,6 +317,12 @@ class Tender:
                 self._world.changed(self._replica)
             return
         await self._wait(None)
+
+    def _is_ours(self, entry: KeyValue, held: Held) -> bool:
+        """Whether the lock is as we left it. One that was written over may still name our session and count the same."""
+        record = read_record(entry)
+        same = (entry.session, entry.lock_index) == (self._world.session.id, held.index)
+        return same and record is not None and record.token == held.token
 
     async def _release(self, held: Held, *, clean: bool) -> None:
         record = replace(self._record(held.index, held.token), released_clean=clean)

@@ -86,13 +86,12 @@ def wait_after(entry: KeyValue | None, figures: LeaseFigures) -> float:
 def next_token(before: Record | None, epoch: int, entry: KeyValue) -> Token:
     """The token of a new holder, whose lock this entry is.
 
-    A key that was written over or deleted counts anew, so the last token counts too. Where none is known, the index of Consul's
-    log does: every lock that ever was took one of them.
+    How often a lock was taken does not tell: that counts anew for a key that was written over or deleted, and again for one that
+    came back with an old snapshot. The index of Consul's log goes on in all of these; only lost data set it back, and then there
+    is a new epoch.
     """
-    if before is None or before.token == Token():
-        return Token(epoch, entry.modify_index)
-    now = Token(epoch, entry.lock_index)
-    if before.token < now:
+    now = Token(epoch, entry.modify_index)
+    if before is None or before.token < now:
         return now
     return Token(before.token.epoch, before.token.index + 1)
 

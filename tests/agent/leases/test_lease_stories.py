@@ -60,9 +60,9 @@ class Witness(Nobody):
                 self.tokens.append(token)
 
     def numbers(self) -> list[tuple[int, int]]:
-        """Tokens, counted from the first one as long as the epoch is that."""
-        epoch, first = self.tokens[0]
-        return [(e, index - first + 1 if e == epoch else index) for e, index in self.tokens]
+        """Tokens, their numbers replaced by how many different ones there were."""
+        order = sorted(set(self.tokens))
+        return [(epoch, order.index((epoch, index)) + 1) for epoch, index in self.tokens]
 
     def began(self) -> list[tuple[float, str]]:
         return [(at, node) for at, node, state in self.story if state == "Starting"]
@@ -378,6 +378,19 @@ def test_a_tampered_lock_is_not_ours_any_more(how: str) -> None:
     tampered(how)
 
 
+def test_a_lock_that_is_written_over_twice_is_lost_twice() -> None:
+    async def body(fleet: Fleet) -> None:
+        await fleet.begin("a")
+        for _ in range(2):
+            fleet.store.put(
+                keys.lease("c", "one.0"), b"mine"
+            )  # it keeps our session, and forgets how often it was taken
+            await fleet.until(lambda: not fleet.running("a"), 15.0)
+            await fleet.until(lambda: fleet.running("a"))
+
+    story(body)
+
+
 def wipe(fleet: Fleet) -> None:
     """All data is gone; the indexes begin anew."""
     fresh = Store(now=fleet.clock.now)
@@ -519,6 +532,40 @@ def test_a_lock_left_by_an_earlier_life_is_given_back_but_not_called_clean() -> 
         await fleet.order("b", "one.0")
         assert await fleet.until(lambda: fleet.running("b")) == pytest.approx(D, abs=3.0)
         assert fleet.running("a", "two.0")
+
+    story(body)
+
+
+def test_a_lock_that_comes_back_with_an_old_snapshot_is_given_back_by_who_does_not_need_it() -> None:
+    async def body(fleet: Fleet) -> None:
+        await fleet.begin("a", "b")
+        await fleet.order("a", "two.0", "one.0")
+        await fleet.until(lambda: fleet.running("a", "two.0"))
+        key = keys.lease("c", "one.0")
+        old = fleet.store.entries[key]
+        await fleet.order("b", "one.0")
+        await fleet.order("a", "two.0")
+        await fleet.until(lambda: fleet.running("b"))
+        fleet.store.entries[key] = old
+        await fleet.until(lambda: not fleet.running("b"), 20.0)
+        assert await fleet.until(lambda: fleet.running("b")) < 60.0 + D + 10.0
+        assert fleet.running("a", "two.0")
+
+    story(body)
+
+
+def test_a_lock_of_ours_that_comes_back_with_an_old_snapshot_gives_a_new_token() -> None:
+    async def body(fleet: Fleet) -> None:
+        await fleet.begin("a")
+        key = keys.lease("c", "one.0")
+        old = fleet.store.entries[key]
+        fleet.store.delete(key)
+        await fleet.until(lambda: not fleet.running("a"))
+        await fleet.until(lambda: fleet.running("a"))
+        fleet.store.entries[key] = old
+        await fleet.until(lambda: not fleet.running("a"))
+        await fleet.until(lambda: fleet.running("a"))
+        assert fleet.witness.numbers() == [(3, 1), (3, 2), (3, 3)]
 
     story(body)
 

@@ -60,17 +60,17 @@ def test_a_holder_with_longer_figures_is_waited_for_as_long_as_it_may_live() -> 
 @pytest.mark.parametrize(
     ("before", "epoch", "index", "token"),
     [
-        (None, 3, 1, Token(3, 70)),  # nobody knows what was before
-        (Token(), 3, 1, Token(3, 70)),
-        (Token(2, 4), 2, 5, Token(2, 5)),
-        (Token(2, 4), 3, 1, Token(3, 1)),  # a wiped Consul counts anew, under a later epoch
-        (Token(2, 4), 2, 1, Token(2, 5)),  # a key that was deleted does too, under the same
-        (Token(2, 4), 2, 4, Token(2, 5)),
-        (Token(2, 4), 1, 9, Token(2, 5)),
+        (None, 3, 70, Token(3, 70)),  # nobody knows what was before
+        (Token(), 3, 70, Token(3, 70)),
+        (Token(2, 40), 2, 70, Token(2, 70)),
+        (Token(2, 40), 3, 7, Token(3, 7)),  # a wiped Consul counts anew, under a later epoch
+        (Token(2, 40), 2, 7, Token(2, 41)),  # … or before there is one
+        (Token(2, 40), 2, 40, Token(2, 41)),
+        (Token(2, 40), 1, 70, Token(2, 41)),
     ],
 )
 def test_tokens_only_grow(before: Token | None, epoch: int, index: int, token: Token) -> None:
-    held = KeyValue("k", b"", 1, 70, index, "s")
+    held = KeyValue("k", b"", 1, index, 2, "s")
     assert next_token(None if before is None else replace(RECORD, token=before), epoch, held) == token
 
 
