@@ -14,7 +14,7 @@ from agent.client import NodeApi
 from agent.clock import Clock, Monotonic
 from agent.consul.protocol import Consul, KeyValue, ServiceHealth
 from agent.errors import Refused, TdieError
-from agent.wire import Assignment, Claim, Report
+from agent.wire import Assignment, Claim, Claimed, Report
 from reconciler.model.observed import NodeView, NodeWish, ObservedState, Presence
 from reconciler.observe import views, wishes
 from reconciler.observe.witness import Finding, Says, Witness, presence
@@ -45,6 +45,7 @@ class _Node:
     poll: Witness
     joined: bool = False
     reclaim: bool = False
+    claimed: int = 0  # the epoch with which we claimed it, or tried to
     follower: asyncio.Task[None] | None = None
     polling: asyncio.Task[None] | None = None  # the follower's current claim and polls
 
@@ -232,9 +233,13 @@ class Fleet:
         """Claim one agent, then long-poll its report; on any trouble say so and claim it again."""
         pause = RETRY[0]
         while True:
+            began = self._clock.now()
             try:
                 await self._poll(node)
-                pause = RETRY[0]
+                if self._clock.now() - began >= RETRY[1]:  # it went well for a while; else doubts come back at once
+                    pause = RETRY[0]
+            except HigherEpoch:
+                raise
             except Refused as error:
                 self._check_epoch(node, error)
                 self._silent(node, error)
@@ -254,8 +259,7 @@ class Fleet:
             node.polling.result()
 
     async def _claim_and_poll(self, node: _Node) -> None:
-        answer = await self._api.claim(node.view.api, Claim(epoch=self._epoch))
-        self._must_be(node, answer.report)
+        answer = await self._claim(node)
         now = self._clock.now()
         node.reclaim = False
         node.view = views.claimed_view(node.view, answer, now)
@@ -273,6 +277,18 @@ class Fleet:
             if after != node.view:  # a poll that ran out brings nothing new
                 node.view = after
                 self._changed("report")
+
+    async def _claim(self, node: _Node) -> Claimed:
+        """The node is ours. A Consul that lost its data may have given our epoch to somebody before: then it is not high enough."""
+        if node.claimed != self._epoch:
+            before = await self._api.report(node.view.api, 0, 0.0, "")
+            self._must_be(node, before)
+            if before.epoch >= self._epoch:
+                raise HigherEpoch(node.view.name, before.epoch)
+            node.claimed = self._epoch
+        answer = await self._api.claim(node.view.api, Claim(epoch=self._epoch))
+        self._must_be(node, answer.report)
+        return answer
 
     def _must_be(self, node: _Node, report: Report) -> None:
         if (report.node, report.cluster) != (node.view.name, self._cluster):
