@@ -90,28 +90,31 @@ def _homes(world: World, spec: InstanceSpec, wanted: dict[str, str]) -> Homes:
     before = world.fleet.of(old) if old else {}
     homes: Homes = {}
     for name in wanted:
-        home = _home(world, own.get(name, ()))
+        home = _home(world, spec, own.get(name, ()))
         if home is None and old is not None:
-            home = _home(world, before.get(old + name[len(spec.name) :], ()))
+            home = _home(world, spec, before.get(old + name[len(spec.name) :], ()))
         homes[name] = home
     return homes
 
 
-def _home(world: World, sightings: tuple[Sighting, ...]) -> Sighting | None:
-    """The one that counts: not on a lost node if there is another, then who holds the lease, then the one ordered last."""
+def _home(world: World, spec: InstanceSpec, sightings: tuple[Sighting, ...]) -> Sighting | None:
+    """The one that counts: not on a lost node if there is another, then who holds the lease that is asked for and may stay where
+    it is, then the one ordered last."""
     found: Sighting | None = None
     best: tuple[bool, bool, tuple[int, int]] = (False, False, (-1, -1))
     for sighting in sightings:
         if sighting.entry is not None:
-            rank = (not world.forsaken(sighting), _holds_lease(sighting), sighting.entry.ordered)
+            rank = (not world.forsaken(sighting), _keeps_lease(world, spec, sighting), sighting.entry.ordered)
             if found is None or rank > best:
                 found, best = sighting, rank
     return found
 
 
-def _holds_lease(sighting: Sighting) -> bool:
+def _keeps_lease(world: World, spec: InstanceSpec, sighting: Sighting) -> bool:
     row = sighting.row
-    return row is not None and row.lease is not None and row.lease.state == "held"
+    if spec.policy.lease == "none" or row is None or row.lease is None or row.lease.state != "held":
+        return False
+    return not leave_fault(world.fleet.sites[sighting.node], spec.placement.where)
 
 
 def _start(

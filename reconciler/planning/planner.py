@@ -170,7 +170,8 @@ def _targets(world: World, cases: list[Case], ahead: Wanted, memo: Memo) -> dict
 
 
 def _waits(step: Step) -> bool:
-    return step.change.verdict is Verdict.START and step.hold is not None and not step.in_flight
+    """Whether something goes on without an order for now."""
+    return step.adopts and step.hold is not None and not step.in_flight
 
 
 def _look_again_at(cases: list[Case]) -> Monotonic | None:
