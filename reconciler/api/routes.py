@@ -20,12 +20,14 @@ from reconciler import answers
 from reconciler.board import Board
 from reconciler.execution.approvals import approve, promoted
 from reconciler.loop import Loop
+from reconciler.model.desired import DesiredState
 from reconciler.model.observed import ObservedState, Presence
 from reconciler.planning import render
 
 log = structlog.get_logger("controller")
 
 OBSERVED = TypeAdapter(ObservedState)
+DESIRED = TypeAdapter(DesiredState)
 
 
 class PackageSource(Protocol):
@@ -90,11 +92,16 @@ def routes(loop: Loop, packages: PackageSource, nodes: NodeApi, clock: Clock, gi
         return {"text": text, "digest": current.digest}
 
     @router.get("/observed")
-    async def observed() -> dict[str, Any]:
-        """The fleet as last seen, for planning elsewhere (`tdie plan` of something that is not pushed yet)."""
+    async def observed(desired: bool = False) -> dict[str, Any]:
+        """The fleet as last seen, for planning elsewhere (`tdie plan` of what is not pushed yet), and what is in force if asked."""
         if board.observed is None:
             raise not_ready(board)
-        return {"now": clock.now(), "observed": OBSERVED.dump_python(board.observed, mode="json")}
+        found = {"now": clock.now(), "observed": OBSERVED.dump_python(board.observed, mode="json")}
+        if not desired:
+            return found
+        if board.desired is None:
+            raise not_ready(board)
+        return {**found, "desired": DESIRED.dump_python(board.desired, mode="json")}
 
     @router.get("/nodes")
     async def all_nodes() -> dict[str, Any]:

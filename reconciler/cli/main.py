@@ -31,6 +31,7 @@ _MODULES = (
     "backup",
     "suspend",
     "doctor",
+    "simulate",
     "setup",
     "component",
     "package",

@@ -6,6 +6,7 @@ With `--notes FILE` what is done is written down, and the next call with the sam
 from __future__ import annotations
 
 import argparse
+import gc
 import hashlib
 import json
 import os
@@ -42,6 +43,8 @@ class Played:
 def play(first: int, count: int) -> Played:
     """The histories of these seeds, one after the other."""
     structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(CRITICAL))
+    gc.freeze()
+    gc.set_threshold(100_000, 50, 50)  # histories leave little that goes round in circles
     began = time.process_time()
     outcomes = [run(seed) for seed in range(first, first + count)]
     broken = tuple(

@@ -7,7 +7,7 @@ import random
 from collections.abc import Callable, Iterable
 from dataclasses import replace
 
-from agent.wire import PackageRef, ReplicaSpec
+from agent.wire import FAST_LEASES, USUAL_LEASES, PackageRef, ReplicaPolicy, ReplicaSpec
 from reconciler.model.desired import (
     ClusterSpec,
     Dependency,
@@ -39,6 +39,7 @@ class Repository:
         self._versions = 0
         self._renames = 0
         self._retain = random.choice([None, None, 1, 2])
+        self._leases = random.choice([USUAL_LEASES, FAST_LEASES])
         self._max_prune = Share(random.choice([20, 40, 100]), percent=True)
         self.count = 0
         self.nodes: set[str] = set()
@@ -60,7 +61,7 @@ class Repository:
     def change(self, *, version_only: bool = False) -> str:
         """A new commit; returns the version (name@version) it brings, if it brings one."""
         actions = [self._version, self._version, self._scale, self._settings, self._add, self._drop, self._policy]
-        actions += [self._place, self._rename, self._wave]
+        actions += [self._place, self._rename, self._wave, self._lease]
         action = self._version if version_only or not self.instances else self._random.choice(actions)
         name = self._random.choice(sorted(self.instances) or list(NAMES))
         version = action(name) or ""
@@ -98,6 +99,7 @@ class Repository:
             sync=SyncPolicy(max_prune=self._max_prune),
             failover=FailoverPolicy(lost_after=LOST_AFTER),
             retain_versions=self._retain,
+            leases=self._leases,
         )
         instances = {name: self.instances[name] for name in sorted(self.instances)}
         self._pushed(DesiredState(self.tip, cluster, instances, subject=f"commit {self.count}"))
@@ -145,6 +147,9 @@ class Repository:
     def _wave(self, name: str) -> None:
         self.instances[name] = replace(self.instances[name], wave=self._random.choice([0, 0, 1, 2]))
 
+    def _lease(self, name: str) -> None:
+        self.instances[name] = replace(self.instances[name], policy=self._random_policy())
+
     # ------------------------------------------------------------------------------------------- parts
 
     def _forget(self, name: str) -> None:
@@ -167,6 +172,7 @@ class Repository:
             spec.hash(),
             placement=self._placement(),
             update=self._update(),
+            policy=self._random_policy(),
             depends_on=needs,
             wave=self._random.choice([0, 0, 0, 1]),
             **shape,  # type: ignore[arg-type]  # one of two ints
@@ -179,6 +185,9 @@ class Repository:
             spread=self._random.choice(["", "zone"]),
             strategy=self._random.choice(["least-loaded", "least-loaded", "pack", "evenness"]),
         )
+
+    def _random_policy(self) -> ReplicaPolicy:
+        return ReplicaPolicy(lease=self._random.choice(["none", "none", "strict"]))
 
     def _update(self) -> UpdatePolicy:
         return UpdatePolicy(

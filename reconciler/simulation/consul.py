@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import copy
-from collections.abc import Callable, Sequence
-from typing import TypeVar
+from collections.abc import Callable, Collection, Coroutine, Sequence
+from functools import partial, wraps
+from random import Random
+from typing import Any, Literal, Protocol, TypeVar
 
 from agent.clock import Monotonic
 from agent.consul import protocol
@@ -14,6 +16,7 @@ from agent.consul.embedded.store import Store
 from agent.consul.errors import UNAVAILABLE
 from agent.consul.protocol import CheckHealth, KeyValue, ServiceHealth
 from agent.errors import Waiting
+from reconciler.simulation.virtual import outside
 
 T = TypeVar("T")
 
@@ -22,14 +25,70 @@ _STATE = ("index", "entries", "sessions", "tombs", "delays", "services", "checks
 LATE = 1.0  # seconds between looks of a watch that asks a server which lags behind
 
 
-class SimConsul(MemoryConsul):
+class Listener(Protocol):
+    """Hears what one client says to Consul, at the moment it has an effect."""
+
+    def called(self) -> None: ...
+
+    def wrote(self, text: bytes) -> None: ...
+
+    def renewed(self, session: str, sent: float) -> None:
+        """The client has been told that its session lives; it had asked at `sent`."""
+
+    def frees(self, keys: Collection[str]) -> None:
+        """The client gives these locks back."""
+
+    def deletes(self, key: str) -> None: ...
+
+
+class _Ways(MemoryConsul):
+    """A client whose calls take time while the ways to Consul are slow; they arrive also when nobody waits any more."""
+
+    def __init__(self, store: Store, random: Random) -> None:
+        super().__init__(store)
+        self._random = random
+        self.slow = 0.0  # seconds that each way takes at most
+
+    async def go(self, work: Callable[[], Coroutine[object, object, T]]) -> T:
+        """What Consul answers, once that is here."""
+        travels = outside(self._travel(work), "call to Consul")
+        travels.add_done_callback(_looked_at)
+        return await asyncio.shield(travels)
+
+    async def _travel(self, work: Callable[[], Coroutine[object, object, T]]) -> T:
+        await asyncio.sleep(self._random.uniform(0.0, self.slow))
+        done = await work()
+        await asyncio.sleep(self._random.uniform(0.0, self.slow))
+        self._reachable("hear the answer")
+        return done
+
+
+def _looked_at(travels: asyncio.Task[T]) -> None:
+    if not travels.cancelled():
+        travels.exception()  # who asked may have stopped waiting
+
+
+def _slowly(plain: Callable[..., Coroutine[object, object, T]]) -> Callable[..., Coroutine[object, object, T]]:
+    @wraps(plain)
+    async def call(self: _Ways, *args: Any, **more: Any) -> T:
+        if not self.slow:
+            return await plain(self, *args, **more)
+        return await self.go(partial(plain, self, *args, **more))
+
+    return call
+
+
+for _name in ("get", "get_all", "put", "delete", "acquire", "release", "txn", "session_create", "session_renew",
+              "session_destroy", "session_info", "register", "deregister", "check_update", "local_services"):  # fmt: skip
+    setattr(_Ways, _name, _slowly(getattr(MemoryConsul, _name)))
+
+
+class SimConsul(_Ways):
     """One client of the simulated Consul. Watches may be answered by a server that lags behind; other reads are consistent."""
 
-    def __init__(self, store: Store, *, called: Callable[[], None], wrote: Callable[[bytes], None]) -> None:
-        """`called` is told of each call, `wrote` of every text that was written."""
-        super().__init__(store)
-        self._called = called
-        self._wrote = wrote
+    def __init__(self, store: Store, random: Random, listener: Listener) -> None:
+        super().__init__(store, random)
+        self._listener = listener
         self.deaf = False  # what it asks is done, and it hears no answer
         self.behind: Store | None = None  # what its watches see
         self._restores = 0
@@ -42,25 +101,64 @@ class SimConsul(MemoryConsul):
             event.set()
 
     async def put(self, key: str, value: bytes, *, cas: int | None = None) -> bool:
-        self._wrote(value)
+        self._listener.wrote(value)
         return await super().put(key, value, cas=cas)
 
     async def acquire(self, key: str, value: bytes, session: str) -> bool:
-        self._wrote(value)
+        self._listener.wrote(value)
         return await super().acquire(key, value, session)
 
     async def txn(self, ops: Sequence[protocol.TxnOp]) -> tuple[KeyValue, ...]:
         for op in ops:
-            self._wrote(op.value or b"")
+            self._listener.wrote(op.value or b"")
         return await super().txn(ops)
 
     async def register(self, service: protocol.Service) -> None:
-        self._wrote(repr(service).encode())
+        self._listener.wrote(repr(service).encode())
         await super().register(service)
 
     async def check_update(self, check_id: str, status: protocol.CheckState, output: str) -> None:
-        self._wrote(output.encode())
+        self._listener.wrote(output.encode())
         await super().check_update(check_id, status, output)
+
+    async def delete(self, key: str, *, cas: int | None = None, recurse: bool = False) -> bool:
+        self._listener.deletes(key)
+        return await super().delete(key, cas=cas, recurse=recurse)
+
+    async def release(self, key: str, value: bytes, session: str) -> bool:
+        held = self.store.entries.get(key)
+        self._listener.frees((key,) if held is not None and held.session == session else ())
+        return await super().release(key, value, session)
+
+    async def session_create(
+        self,
+        name: str,
+        *,
+        ttl: float | None,
+        lock_delay: float,
+        behavior: Literal["release", "delete"] = "release",
+        service_checks: Sequence[str] = (),
+    ) -> str:
+        sent = self.store.now()
+        made = await super().session_create(
+            name, ttl=ttl, lock_delay=lock_delay, behavior=behavior, service_checks=service_checks
+        )
+        self._listener.renewed(made, sent)
+        return made
+
+    async def session_renew(self, session: str) -> None:
+        sent = self.store.now()
+        await super().session_renew(session)
+        self._listener.renewed(session, sent)
+
+    async def session_destroy(self, session: str) -> None:
+        self._listener.frees([entry.key for entry in self.store.entries.values() if entry.session == session])
+        await super().session_destroy(session)
+
+    async def watch(self, key: str, index: int, wait: float) -> tuple[int, KeyValue | None]:
+        if (late := await self._late(index, wait)) is not None:
+            return await late.watch(key, index, wait)
+        return await super().watch(key, index, wait)
 
     async def watch_all(self, prefix: str, index: int, wait: float) -> tuple[int, tuple[KeyValue, ...]]:
         if (late := await self._late(index, wait)) is not None:
@@ -93,7 +191,7 @@ class SimConsul(MemoryConsul):
     # --- how every call goes ------------------------------------------------------------------------------------
 
     def _do(self, doing: str, work: Callable[[Store], T]) -> T:
-        self._called()
+        self._listener.called()
         done = super()._do(doing, work)
         if self.deaf:
             raise Waiting(f"cannot {doing}: Consul does not answer", code=UNAVAILABLE)
@@ -122,6 +220,12 @@ def lagging(store: Store) -> Store:
     return held
 
 
+def elected(store: Store) -> None:
+    """Another server leads: all sessions are good for another TTL."""
+    for session in list(store.sessions):
+        store.renew_session(session)
+
+
 def snapshot(store: Store) -> Store:
     """Everything as it is now, to be restored later."""
     return _copied(store)
@@ -132,11 +236,11 @@ def restore(store: Store, saved: Store) -> None:
 
     Services and checks belong to the Consul agents on the machines, which tell the servers of them anew.
     """
-    for name in ("index", "entries", "sessions", "tombs", "_sorted", "session_index"):
+    for name in ("entries", "sessions", "tombs", "_sorted", "session_index"):
         setattr(store, name, getattr(saved, name))
+    store.index = max(store.index, saved.index) + 2  # as Raft does: new writes have higher indexes than any before
     store.delays = {}
-    for session in list(store.sessions):
-        store.renew_session(session)
+    elected(store)
     for row in store.services.values():
         store.names[row.name] = store.catalog_index = store.bump()
     for held in list(store.sessions.values()):

@@ -62,6 +62,37 @@ async def agent_is_paused(history: History) -> None:
     history.world.pause_agent(name, False)
 
 
+async def agent_is_away_for_long(history: History) -> None:
+    """Its keeper goes on alone, and ends what is leased in time."""
+    name = history.some_node()
+    if not history.has_agent(name):
+        return
+    await history.world.crash_agent(name)
+    await _sometime(history, 20.0, 200.0)
+    _agent_back(history, name)
+
+
+async def machine_is_paused(history: History) -> None:
+    """Nothing on it runs, and nothing on it knows that."""
+    name = history.some_node()
+    if history.is_up(name) and not history.world.nodes[name].machine.paused:
+        history.world.pause_machine(name, True)
+        await _sometime(history, 0.5, 150.0)
+        history.world.pause_machine(name, False)
+
+
+async def host_cannot_be_killed(history: History) -> None:
+    """As in state D: it is there until what it waits for comes back."""
+    if (found := history.some_host()) is None:
+        return
+    machine, replica = found
+    machine.stick(replica)
+    if history.random.random() < 0.5:
+        history.git.change(version_only=True)
+    await _sometime(history, 5.0, 150.0)
+    machine.free(replica)
+
+
 async def machine_dies(history: History) -> None:
     name = history.some_node()
     if not history.is_up(name):
@@ -161,6 +192,14 @@ async def node_loses_consul(history: History) -> None:
     history.world.heal(name)
 
 
+async def answers_of_consul_to_a_node_get_lost(history: History) -> None:
+    """What it asks is done, and it does not know."""
+    name = history.some_node()
+    history.world.deafen(name, True)
+    await _sometime(history, 0.5, 90.0)
+    history.world.deafen(name, False)
+
+
 async def node_returns_after_its_work_moved(history: History) -> None:
     """Its processes go on all the time."""
     name = history.some_node()
@@ -207,7 +246,7 @@ async def controller_crashes(history: History) -> None:
     if name is None:
         return
     await history.world.crash_controller(name)
-    await _sometime(history, 0.0, 120.0)
+    await _sometime(history, 0.0, history.random.choice([2.0, 120.0]))
     if name not in history.world.controllers:
         history.world.start_controller(name)
 
@@ -262,9 +301,49 @@ async def leader_is_replaced_while_calls_are_slow(history: History) -> None:
 
 
 async def consul_goes_away(history: History) -> None:
+    if history.random.random() < 0.7:
+        history.git.change(version_only=True)  # nobody is certain to lead any more, and may go on with it
+        await _sometime(history, 0.5, 6.0)
     history.world.consul_away(True)
     await _sometime(history, 0.5, 90.0)
     history.world.consul_away(False)
+
+
+async def consul_elects_a_leader(history: History) -> None:
+    history.world.consul_away(True)
+    await _sometime(history, 0.2, 10.0)
+    history.world.elect()
+    history.world.consul_away(False)
+
+
+async def consul_is_slow(history: History) -> None:
+    history.world.slow_consul(history.random.choice([0.1, 1.0, 3.0]))
+    await _sometime(history, 2.0, 40.0)
+    history.world.slow_consul(0.0)
+
+
+async def a_session_is_destroyed(history: History) -> None:
+    """By somebody who looks after other things."""
+    if (found := history.some_lease()) is not None:
+        history.world.store.destroy_session(found[1])
+
+
+async def a_lock_is_meddled_with(history: History) -> None:
+    """Somebody writes over it, deletes it, or takes it for itself."""
+    if (found := history.some_lease()) is None:
+        return
+    key, _ = found
+    history.observer.meddled(key.rpartition("/")[2])
+    store, how = history.world.store, history.random.choice(["written", "deleted", "stolen"])
+    if how == "written":
+        store.put(key, b"mine")
+    else:
+        store.delete(key)
+    if how == "stolen":
+        thief = store.create_session("thief", ttl=None, node_checks=[])
+        store.acquire(key, b"mine", thief.id)
+        await _sometime(history, 1.0, 90.0)
+        store.destroy_session(thief.id)
 
 
 async def consul_is_wiped(history: History) -> None:
@@ -391,11 +470,14 @@ async def a_node_is_drained(history: History) -> None:
 
 FAULTS: tuple[tuple[int, Fault], ...] = (
     (4, agent_crashes),
+    (2, agent_is_away_for_long),
     (1, agents_restart_together),
     (2, agent_loses_its_ledger),
     (3, agent_is_paused),
     (3, machine_dies),
-    (1, many_machines_die),
+    (3, machine_is_paused),
+    (2, host_cannot_be_killed),
+    (2, many_machines_die),
     (2, keeper_crashes),
     (2, disk_is_full),
     (1, package_is_damaged),
@@ -404,7 +486,8 @@ FAULTS: tuple[tuple[int, Fault], ...] = (
     (2, somebody_stops_a_host),
     (1, somebody_starts_a_host),
     (4, node_is_cut),
-    (2, node_loses_consul),
+    (4, node_loses_consul),
+    (3, answers_of_consul_to_a_node_get_lost),
     (3, node_returns_after_its_work_moved),
     (2, answers_of_a_node_get_lost),
     (3, node_is_slow),
@@ -415,6 +498,10 @@ FAULTS: tuple[tuple[int, Fault], ...] = (
     (4, controller_is_paused),
     (3, leader_is_replaced_while_calls_are_slow),
     (2, consul_goes_away),
+    (2, consul_elects_a_leader),
+    (1, consul_is_slow),
+    (2, a_session_is_destroyed),
+    (3, a_lock_is_meddled_with),
     (1, consul_is_wiped),
     (1, consul_is_restored),
     (2, consul_lags),

@@ -7,6 +7,7 @@ import random
 import string
 from dataclasses import dataclass
 
+from agent import keys
 from agent.errors import TdieError
 from reconciler import answers
 from reconciler.execution.leadership import Term
@@ -17,6 +18,7 @@ from reconciler.simulation.commits import Repository
 from reconciler.simulation.faults import FAULTS
 from reconciler.simulation.hosts import Machine
 from reconciler.simulation.observer import Observer
+from reconciler.simulation.patrol import Patrol
 from reconciler.simulation.rest import at_rest
 from reconciler.simulation.truth import Violation
 from reconciler.simulation.world import CLUSTER, World
@@ -25,6 +27,7 @@ LENGTH = 1800.0  # simulated seconds with faults
 ELECTED = 100.0  # … after the last one, within which exactly one controller leads (2T+D of FAULTS §0)
 REST = 900.0  # … and within which everything must be as wanted, after a commit that changes all of it
 CONTROLLERS = ("one", "two", "three")
+NOTICED = 45.0  # … by when everybody has noticed, and an agent that could not reach Consul has tried again
 LOOK = 0.5  # seconds between looks whether a promise was broken or all is well
 SECRET = "s3cret-canary"
 
@@ -47,7 +50,11 @@ class History:
     def __init__(self, seed: int) -> None:
         self.random = random.Random(seed)
         self.world = World(seed)
-        self.observer = Observer(self.world.clock, self.world, SECRET)
+        self.world.consul_latency = self.random.choice(
+            [0.0, 0.0, 0.0, 0.03]
+        )  # so that things happen between any two calls
+        self.world.leader_ttl = self.random.choice([3.0, 9.0, 9.0])
+        self.observer = Observer(self.world.clock, self.world, CLUSTER, SECRET)
         self.truth = self.observer.truth
         self.world.watcher = self.observer
         self.git = Repository(self.random, CLUSTER, SECRET, self._pushed)
@@ -87,6 +94,12 @@ class History:
         ]
         return self.random.choice(found) if found else None
 
+    def some_lease(self) -> tuple[str, str] | None:
+        """The key of a lease that is held, and the session that holds it."""
+        prefix = keys.leases(CLUSTER)
+        held = sorted((k, e.session) for k, e in self.world.store.entries.items() if k.startswith(prefix) and e.session)
+        return self.random.choice(held) if held else None
+
     def add_node(self) -> str:
         """A new machine with an agent; empty when there are enough."""
         if len(self.world.nodes) >= 11:
@@ -108,8 +121,8 @@ class History:
         leader, term = found
         try:
             if drain:
-                await leader.node_wishes.cordon(name, term.session, who="ann", why="", drain=True, within=120.0)
                 self.truth.asked.add(name)
+                await leader.node_wishes.cordon(name, term.session, who="ann", why="", drain=True, within=120.0)
             else:
                 await leader.node_wishes.uncordon(name, term.session)
         except TdieError:
@@ -160,7 +173,10 @@ class History:
         world = self.world
         for name, node in world.nodes.items():
             world.heal(name)
+            world.deafen(name, False)
             node.machine.broken.clear()
+            for replica in sorted(node.machine.stuck):
+                node.machine.free(replica)
             if not node.machine.up:
                 world.power_on(name)
             elif node.agent is None:
@@ -183,7 +199,7 @@ class History:
         self.git.renew()
         try:
             await world.until(self._all_is_well, REST, LOOK)
-            await asyncio.sleep(5.0)  # what was asked a moment ago has been noticed by now
+            await asyncio.sleep(NOTICED)
             await world.until(self._all_is_well, REST, LOOK)
         except TimeoutError:
             self.truth.broken("everything comes to rest", self._why())
@@ -226,6 +242,7 @@ def run(seed: int, *, until: str = "") -> Outcome:
     async def main() -> Outcome:
         history = History(seed)
         living = asyncio.create_task(history.live(), name="history")
+        patrol = asyncio.create_task(Patrol(history.truth, history.world).walk(), name="patrol")
         try:
             while not living.done():
                 await asyncio.wait({living}, timeout=LOOK if until else None)
@@ -235,7 +252,8 @@ def run(seed: int, *, until: str = "") -> Outcome:
                 living.result()
         finally:
             living.cancel()
-            await asyncio.gather(living, return_exceptions=True)
+            patrol.cancel()
+            await asyncio.gather(living, patrol, return_exceptions=True)
             story, truth = tuple(history.story), history.truth
             seen, digest, now = tuple(truth.violations), truth.digest, float(history.world.clock.now())
             await history.world.close()

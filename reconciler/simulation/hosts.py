@@ -18,7 +18,7 @@ from agent.ordered import Ordered
 from agent.packages.protocol import Installed
 from agent.packages.retention import collectable
 from agent.wire import Assignment, HealthCheck, PackageOrder
-from reconciler.simulation.virtual import later
+from reconciler.simulation.virtual import Process
 
 LIVE = frozenset({"Starting", "Started", "Stopping"})  # states in which there is, or may be, a process
 START_TAKES = 0.2  # seconds of virtual time
@@ -49,6 +49,9 @@ class Witness(Protocol):
     def hurts(self, node: str, replica: str) -> None:
         """A fault ends this host."""
 
+    def fences(self, node: str, row: HostRow, code: str) -> None:
+        """The keeper ends this host because its lease is over."""
+
     def removes(self, node: str, digest: str) -> None:
         """An agent is about to delete this package."""
 
@@ -71,6 +74,8 @@ class Nobody:
     def renames(self, node: str, replica: str, order: HostOrder) -> None: ...
 
     def hurts(self, node: str, replica: str) -> None: ...
+
+    def fences(self, node: str, row: HostRow, code: str) -> None: ...
 
     def removes(self, node: str, digest: str) -> None: ...
 
@@ -99,12 +104,31 @@ class Machine:
     witness: Witness = field(default_factory=Nobody)
     deadline: float = 0.0  # until when its keeper lets leased hosts live
     stuck: set[str] = field(default_factory=set)  # replicas that nothing kills
+    keeper: Process = field(default_factory=lambda: Process("keeper"))
+    paused: bool = False
+    woke_at: float = -1.0  # when it was resumed last
     _fence: asyncio.TimerHandle | None = None
 
     def extend(self, deadline: float) -> None:
         """Leased hosts may live until then."""
         self.deadline = max(self.deadline, deadline)
         self.look_at_leases()
+
+    def pause(self) -> None:
+        """Nothing on the machine runs."""
+        self.paused = True
+        self.keeper.pause()
+
+    def resume(self) -> None:
+        """Everything goes on as if nothing had been."""
+        if self.paused:
+            self.paused, self.woke_at = False, self.clock.now()
+            self.keeper.resume()
+
+    @property
+    def runs(self) -> bool:
+        """Whether processes on it can do anything; in the instant it wakes up in, its keeper has not had its turn."""
+        return self.up and not self.paused and self.woke_at < self.clock.now()
 
     def look_at_leases(self) -> None:
         """Its keeper ends leased hosts whose time is over, as the real one does."""
@@ -121,12 +145,18 @@ class Machine:
                 self.end_leased(row.replica, EXPIRED, lease.grace if what is Due.END else 0.0)
             looks.append(next_look(self.deadline, lease, now) if what is not Due.KILL else now + 1.0)
         if looks:
-            self._fence = later(max(0.0, min(looks) - now), self.look_at_leases)
+            self._fence = self.keeper.later(max(0.0, min(looks) - now), self.look_at_leases)
 
     def end_leased(self, replica: str, code: str, grace: float) -> None:
         """The host ends because its lease did."""
         row = self.rows.get(replica)
-        if row is None or row.order.lease is None or row.state not in LIVE:
+        if row is None or row.order.lease is None or row.state not in (*LIVE, "Backoff"):
+            return
+        if not row.fenced:
+            self.witness.fences(self.name, row, code)
+        if row.state == "Backoff":
+            dead = replace(row, state="Stopped", fenced=code, last_error=code, retry_at=None, since=self.clock.now())
+            self.put(dead)
             return
         if not row.fenced:
             self.put(
@@ -135,7 +165,7 @@ class Machine:
         if replica in self.stuck:
             self.problems["STUCK_UNKILLABLE"] = f"STUCK_UNKILLABLE pid={row.pid}"
         elif grace:
-            later(min(STOP_TAKES, grace), self.stopped, replica)
+            self.keeper.later(min(STOP_TAKES, grace), self.stopped, replica)
         else:
             self.stopped(replica)
 
@@ -144,6 +174,17 @@ class Machine:
         row = self.rows.get(replica)
         if self.up and row is not None and row.state == "Stopping" and replica not in self.stuck:
             self.put(replace(row, state="Stopped", pid=None, since=self.clock.now()))
+
+    def stick(self, replica: str) -> None:
+        """Nothing kills this host for now."""
+        self.stuck.add(replica)
+
+    def free(self, replica: str) -> None:
+        """What was to kill the host has its effect."""
+        self.stuck.discard(replica)
+        if not self.stuck:
+            self.problems.pop("STUCK_UNKILLABLE", None)
+        self.stopped(replica)
 
     def over(self, order: HostOrder) -> bool:
         """Whether a host of this order would be ended at once."""
@@ -160,6 +201,8 @@ class Machine:
         """The host dies; what follows is the keeper's restart policy: the first time it is started again at once."""
         self.witness.hurts(self.name, replica)
         row, now = self.rows[replica], self.clock.now()
+        if replica in self.stuck:
+            return
         self.crashes.setdefault(replica, []).append(now)
         follows = after_crash(self.crashes[replica], now, row.order)
         dead = replace(row, pid=None, healthy=False, since=now, last_error="killed by signal 9")
@@ -170,16 +213,20 @@ class Machine:
             self.put(replace(dead, state="Failed", last_error=f"killed by signal 9: {follows.reason}"))
         elif follows.at <= now:
             self.put(self._again(dead))
+            self.look_at_leases()
         else:
             self.put(replace(dead, state="Backoff", retry_at=follows.at))
-            later(follows.at - now, self._restarted, replica, self.boot)
+            self.keeper.later(follows.at - now, self._restarted, replica, self.boot)
 
     def _restarted(self, replica: str, boot: int) -> None:
         row = self.rows.get(replica)
         if self.up and boot == self.boot and row is not None and row.state == "Backoff":
             self.put(self._again(row))
+            self.look_at_leases()
 
     def _again(self, row: HostRow) -> HostRow:
+        if self.over(row.order):
+            return replace(row, state="Stopped", fenced=EXPIRED, last_error=EXPIRED, retry_at=None)
         well = f"{row.order.component.name}@{row.order.component.version}" not in self.broken
         return replace(
             row,
@@ -214,14 +261,23 @@ class Machine:
         self.put(HostRow(replica, "by hand", "Started", True, self.clock.now(), order, pid=next(_pids)))
 
     def lose_keeper(self) -> None:
-        """The keeper crashed: its connections end, hosts go on."""
-        self.keeper_away = True
+        """The keeper crashed: its connections end. Leased hosts die with it, others go on."""
+        self.keeper_away, self.deadline = True, 0.0
+        now = self.clock.now()
+        for row in list(self.rows.values()):
+            if row.order.lease is not None and row.state in (*LIVE, "Backoff") and row.replica not in self.stuck:
+                self.witness.hurts(self.name, row.replica)
+                dead = replace(row, state="Stopped", healthy=False, pid=None, fenced=EXPIRED, since=now, retry_at=None)
+                self.rows[row.replica] = dead
+                self.witness.row(self.name, dead)  # whoever follows the keeper sees it when there is one again
         for listener in self.listeners:
             listener.put_nowait(None)
 
     def power_off(self) -> None:
         """Everything on the machine is gone but what is on its disk."""
         self.up = False
+        self.stuck.clear()
+        self.problems.clear()
         self.rows.clear()
         self.deadline = 0.0
         self.crashes.clear()
@@ -249,7 +305,7 @@ class SimKeeper:
         self._later(START_TAKES, order)
 
     def _later(self, delay: float, order: HostOrder) -> None:
-        later(delay, self._started, order)
+        self._machine.keeper.later(delay, self._started, order)
 
     def _started(self, order: HostOrder) -> None:
         row = self._machine.rows.get(order.replica)
@@ -271,7 +327,7 @@ class SimKeeper:
             return
         self._machine.witness.stops(self._machine.name, row)
         self._machine.put(replace(row, state="Stopping", healthy=False, since=self._machine.clock.now()))
-        later(STOP_TAKES, self._machine.stopped, replica)
+        self._machine.keeper.later(STOP_TAKES, self._machine.stopped, replica)
 
     async def reconfigure(self, order: HostOrder) -> None:
         self._must_be_up()
@@ -380,6 +436,15 @@ class SimLedger(MemoryLedger):
     async def save_ports(self, ports: Mapping[str, int]) -> None:
         self._must_have_room()
         await super().save_ports(ports)
+
+    @property
+    def held(self) -> Remembered:
+        """What is on the disk."""
+        return self._held
+
+    def recall(self, held: Remembered) -> None:
+        """This is on the disk from the start."""
+        self._held = held
 
     def tear(self) -> None:
         """The file made no sense and was put aside: everything is forgotten, and that is known."""

@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
 from agent.clock import Clock
 from agent.keeper.protocol import HostOrder, HostRow
 from agent.wire import Assignment, Claim
+from reconciler.simulation.leases import Leases
 from reconciler.simulation.orders import Orders
 from reconciler.simulation.processes import Processes
 from reconciler.simulation.truth import Surroundings, Truth
 
 PROMISES = {
+    "one process of a leased replica": 1,
+    "leased processes end in time": 2,
+    "a lock is given back when nothing is left": 3,
+    "tokens only grow": 4,
     "a replaced leader is not obeyed": 5,
     "nothing is sent without certainty": 5,
     "numbers only grow": 6,
@@ -19,6 +26,7 @@ PROMISES = {
     "what it depends on is ready first": 8,
     "an earlier wave comes first": 8,
     "nothing stops without a cause": 9,
+    "a lease is lost for a reason": 9,
     "nothing starts that nobody wants": 9,
     "a wanted replica keeps a home": 9,
     "moved only when lost or told to": 9,
@@ -38,7 +46,7 @@ PROMISES = {
     "an agent's restart touches nothing": 25,
     "nobody dies of an error": 24,
 }
-"""Each promise with its number in FAULTS §3. Those of leases (1–4) belong to who adds them."""
+"""Each promise with its number in FAULTS §3."""
 
 CALLS = (400, 10.0)  # of one client to Consul, within seconds
 
@@ -46,11 +54,12 @@ CALLS = (400, 10.0)  # of one client to Consul, within seconds
 class Observer:
     """Watches processes, packages, assignments and Consul; `truth.violations` is empty while every promise is kept."""
 
-    def __init__(self, clock: Clock, world: Surroundings, secret: str = "") -> None:
+    def __init__(self, clock: Clock, world: Surroundings, cluster: str, secret: str) -> None:
         """`secret` must not be seen anywhere outside of assignments and hosts."""
         self.truth = Truth(clock, world)
         self._orders = Orders(self.truth)
         self._processes = Processes(self.truth)
+        self._leases = Leases(self.truth, cluster)
         self._secret = secret.encode()
         self._calls: dict[str, list[float]] = {}
 
@@ -58,6 +67,7 @@ class Observer:
 
     def row(self, node: str, row: HostRow) -> None:
         self._processes.row(node, row)
+        self._leases.row(node, row)
 
     def starts(self, node: str, order: HostOrder, before: HostRow | None) -> None:
         self._processes.starts(node, order, before)
@@ -70,6 +80,10 @@ class Observer:
 
     def hurts(self, node: str, replica: str) -> None:
         self._processes.hurts(node, replica)
+
+    def fences(self, node: str, row: HostRow, code: str) -> None:
+        self._processes.hurts(node, row.replica)
+        self._leases.fences(node, row, code)
 
     def removes(self, node: str, digest: str) -> None:
         self._processes.removes(node, digest)
@@ -99,6 +113,19 @@ class Observer:
         self.truth.broken("nobody dies of an error", f"{who}: {_leaf(error)!r}")
 
     # ------------------------------------------------------------------------------------------- Consul
+
+    def renewed(self, node: str, session: str, until: float) -> None:
+        self._leases.renewed(node, session, until)
+
+    def frees(self, node: str, keys: Collection[str]) -> None:
+        self._leases.frees(node, keys)
+
+    def deletes(self, who: str, key: str) -> None:
+        self._leases.deletes(who, key)
+
+    def meddled(self, replica: str) -> None:
+        """A fault laid hands on the lock of a replica."""
+        self._leases.meddled(replica)
 
     def wrote(self, text: bytes) -> None:
         """Somebody wrote this to Consul."""

@@ -6,12 +6,14 @@ from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from agent.client import ANSWER
 from agent.wire import Assignment, ReplicaOrder
 from reconciler.model.desired import DesiredState, InstanceSpec
 from reconciler.model.where import matches
 from reconciler.simulation.truth import Truth, instance_of, wanted
 
 LAG = 21.0  # seconds in which a leader may still act on what it heard before
+TOLD = 600.0  # seconds in which a node that cannot be reached may have said last that it had lost a lease
 AT_ONCE = 5.0  # seconds within which instances count as pruned together
 STORM = (60, 10.0)  # assignments to one node, within seconds
 
@@ -22,10 +24,15 @@ class Orders:
 
     truth: Truth
     _claimed: dict[str, tuple[str, int]] = field(default_factory=dict)  # node → controller and epoch of its last claim
+    _late: bool = False
+    _sent_at: dict[tuple[str, str, tuple[int, int]], float] = field(default_factory=dict)
+    _sent: dict[str, frozenset[str]] = field(default_factory=dict)  # node → replicas of what was sent to it last
     _sends: dict[str, list[float]] = field(default_factory=lambda: defaultdict(list))
     _pruned: dict[str, dict[str, float]] = field(default_factory=lambda: defaultdict(dict))  # commit → instance → when
 
     def sent(self, controller: str, node: str, assignment: Assignment) -> None:
+        self._sent_at[controller, node, assignment.number] = self.truth.clock.now()
+        self._sent[node] = frozenset(order.replica for order in assignment.replicas)
         if not self.truth.world.certain(controller):
             self.truth.broken("nothing is sent without certainty", f"{controller} to {node}: {assignment.number}")
 
@@ -54,6 +61,11 @@ class Orders:
             )
         if before is not None and not _follows(before, after):
             truth.broken("numbers only grow", f"{node}: {before.number} → {after.number}")
+        # Its sender has been replaced, or had given up on this call: others were told since, and this node could not know that.
+        sent = self._sent_at.get((controller, node, after.number), truth.clock.now())
+        self._late = truth.clock.now() > sent + ANSWER or after.epoch < max(
+            epoch for _, epoch in self._claimed.values()
+        )
         desired = truth.commits.get(after.commit)
         if desired is None:
             truth.broken("trouble with Git changes nothing", f"{node}: {after.commit} is no good commit")
@@ -91,6 +103,8 @@ class Orders:
             for name, assignment in truth.assigned.items()
             if name != node
         )
+        if order.policy.lease != "none":  # both are told at once: the lease says when the other one may start
+            elsewhere = elsewhere or any(order.replica in told for name, told in self._sent.items() if name != node)
         row = truth.row(node, order.replica)
         if elsewhere or node in truth.asked or row is None or not row.healthy:
             return
@@ -146,7 +160,7 @@ class Orders:
             return False
         if spec.per_node is not None:
             home = replica.split(".")[1]
-            if home in truth.asked or not truth.world.machines[home].up:
+            if home in truth.asked or not truth.world.machines[home].up or truth.world.lost_lately(home, LAG):
                 return False  # a lost or drained node needs none
         for name, machine in truth.world.machines.items():
             row = machine.rows.get(replica) if machine.up else None
@@ -164,18 +178,25 @@ class Orders:
             return
         homes = [name for name in self.truth.assigned if name != node and self._runs(name, order.replica)]
         for home in homes:
-            if not self._may_leave(home, spec, desired):
+            if not (self._late or self._may_leave(home, order, spec, desired)):
                 detail = f"{order.replica} starts on {node}, and its home {home} was not lost"
                 self.truth.broken("moved only when lost or told to", detail)
-        if not homes and order.replica not in self.truth.known:
+        ordered = any(order.replica in told for name, told in self._sent.items() if name != node)
+        if not homes and order.replica not in self.truth.known and not ordered:
             self._in_turn(order, spec, desired)
 
     def _runs(self, node: str, replica: str) -> bool:
         told = any(held.replica == replica for held in self.truth.held(node))
         row = self.truth.row(node, replica)
-        return told and row is not None and row.state == "Started"
+        leaves = replica not in self._sent.get(node, (replica,))  # told so a moment ago
+        return told and not leaves and row is not None and row.state == "Started"
 
-    def _may_leave(self, home: str, spec: InstanceSpec, desired: DesiredState) -> bool:
+    def _may_leave(self, home: str, order: ReplicaOrder, spec: InstanceSpec, desired: DesiredState) -> bool:
+        if (
+            order.policy.lease != "none"
+            and self.truth.clock.now() - self.truth.fenced.get((home, order.replica), -1e9) < TOLD
+        ):
+            return True  # it said so before it fell silent, and the lease decides who runs
         site, truth = desired.cluster.nodes.get(home), self.truth
         if site is None or home in truth.asked or truth.world.disturbed():
             return True

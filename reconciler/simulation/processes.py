@@ -90,6 +90,8 @@ class Processes:
         entry = next((order for order in truth.held(node) if order.replica == row.replica), None)
         if held is None:
             truth.broken("nothing stops without a cause", f"{row.replica} on {node}, which accepted no assignment")
+        elif entry is not None and entry.policy.lease != "none" and row.order.lease is None:
+            return  # it ran before a lease was asked for, and gives way to who has that now
         elif entry is not None and entry.spec_hash == row.spec_hash:
             truth.broken("nothing stops without a cause", f"{row.replica} on {node} runs exactly what is ordered")
         elif entry is None and any(self._takes_over(node, order, row.replica) for order in held.replicas):

@@ -1,6 +1,7 @@
 """Scripts that read like stories, run on a simulated fleet: one command a line, what it answers indented below it.
 
 fleet a b c                        machines with agents, listed in Git
+join d                             one more machine with an agent, pushed
 controller one                     a controller starts
 commit web@1.0 on 3, at most 1 down      also: `web@1.0 per node 2`, `after db`, `lease strict`, `drop web`
                                    … and `auto revert`, `canary 1`
@@ -8,6 +9,7 @@ settle                             wait until nothing is left to do
 settle within 20s                  … or say what is left
 wait 20s
 show                               what runs where
+processes                          which of them are the same as the last time this was asked
 plan                               what the leader would do, and why it waits
 crash agent a · start agent a · forget a (its ledger is lost)
 power off a · power on a · cut a · cut a from controllers · cut a from consul · heal a
@@ -109,6 +111,7 @@ class Stage:
         self._instances: dict[str, InstanceSpec] = {}
         self._commits = 0
         self._sync = SyncPolicy()
+        self._seen: dict[tuple[str, str], int | None] = {}
 
     async def do(self, number: int, text: str) -> str:
         """What the command answers; raises BadLine."""
@@ -121,6 +124,7 @@ class Stage:
     def _verbs(self) -> tuple[tuple[str, Callable[..., Awaitable[str | None]]], ...]:
         return (
             (r"fleet (.+)", self._fleet),
+            (r"join (\S+)", self._join),
             (r"controller (\S+)", self._controller),
             (r"self-heal (on|off)", self._self_heal),
             (r"window (.+) for ([\d.]+)s", self._window),
@@ -139,6 +143,7 @@ class Stage:
             (r"settle(?: within ([\d.]+)s)?", self._settle),
             (r"wait ([\d.]+)s", self._wait),
             (r"show", self._show),
+            (r"processes", self._processes),
             (r"plan", self._plan),
             (r"crash agent (\S+)", self.world.crash_agent),
             (r"start agent (\S+)", self._start_agent),
@@ -166,6 +171,10 @@ class Stage:
         for name in names.split():
             self.world.add_machine(name)
             self.world.start_agent(name)
+
+    async def _join(self, name: str) -> None:
+        await self._fleet(name)
+        self._push()
 
     async def _controller(self, name: str) -> None:
         self.world.start_controller(name)
@@ -352,6 +361,23 @@ class Stage:
             ]
             lines.append(f"{name}: {'; '.join(words) or ('nothing' if node.machine.up else 'off')}")
         return "\n".join(lines)
+
+    async def _processes(self) -> str:
+        """What was started and what is gone since this was asked last; whatever is neither kept its process."""
+        now: dict[tuple[str, str], int | None] = {
+            (row.replica, name): row.pid
+            for name, node in self.world.nodes.items()
+            for row in node.machine.rows.values()
+            if row.pid is not None
+        }
+        before, self._seen = self._seen, now
+        kept = [replica for (replica, node), pid in sorted(now.items()) if before.get((replica, node)) == pid]
+        new = [
+            f"{replica} on {node}" for (replica, node), pid in sorted(now.items()) if before.get((replica, node)) != pid
+        ]
+        gone = [f"{replica} on {node}" for (replica, node) in sorted(before) if (replica, node) not in now]
+        words = (("kept", kept), ("new", new), ("gone", gone))
+        return "\n".join(f"{word} {len(found)}: {', '.join(found)}" for word, found in words if found)
 
     async def _plan(self) -> str:
         leader = self.world.leader()

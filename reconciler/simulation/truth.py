@@ -41,8 +41,12 @@ class Surroundings(Protocol):
         """Whether Consul has answered this controller so recently that it may still lead."""
         ...
 
-    def disturbed(self) -> bool:
-        """Whether Consul's servers themselves were in trouble a moment ago, so that what they said proves nothing."""
+    def disturbed(self, lately: float = ...) -> bool:
+        """Whether Consul's servers themselves were in trouble lately, so that what they said proves nothing."""
+        ...
+
+    def lock_of(self, replica: str) -> str:
+        """The session that holds the lock of a replica."""
         ...
 
     def git_in_trouble(self) -> bool:
@@ -64,6 +68,9 @@ class Truth:
     well_until: dict[tuple[str, str], Monotonic] = field(
         default_factory=dict
     )  # (node, replica) → when it stopped to be
+    fenced: dict[tuple[str, str], Monotonic] = field(
+        default_factory=dict
+    )  # (node, replica) → when its lease was lost last
     asked: set[str] = field(default_factory=set)  # nodes that a person had drained
     forgot: dict[str, int] = field(default_factory=dict)  # nodes that lost their ledger → assignments accepted since
     confirmed: set[str] = field(default_factory=set)  # commits of which a person let more go than the limit

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
@@ -37,7 +37,7 @@ CLUSTER = "sim"
 RESTART = 5.0  # seconds after which a service manager starts an agent again
 LOST_AFTER = 15.0  # seconds; every commit of a simulated cluster says so
 UNNOTICED = 6.0  # seconds for which nobody may notice that a node is back: calls and beats that failed are tried again
-LEADER_TTL = 3.0  # seconds for which an answer of Consul makes a leader certain
+LEADER_TTL = 3.0  # seconds for which an answer of Consul makes a leader certain, if nothing else is said
 AFTERMATH = 60.0  # seconds after trouble of Consul's servers in which what they said before may still have an effect
 
 
@@ -102,6 +102,12 @@ class Watcher(Witness, Protocol):
 
     def called(self, who: str) -> None: ...
 
+    def renewed(self, node: str, session: str, until: float) -> None: ...
+
+    def frees(self, node: str, keys: Collection[str]) -> None: ...
+
+    def deletes(self, who: str, key: str) -> None: ...
+
     def died(self, who: str, error: BaseException) -> None: ...
 
 
@@ -120,7 +126,39 @@ class LooksAway(Nobody):
 
     def called(self, who: str) -> None: ...
 
+    def renewed(self, node: str, session: str, until: float) -> None: ...
+
+    def frees(self, node: str, keys: Collection[str]) -> None: ...
+
+    def deletes(self, who: str, key: str) -> None: ...
+
     def died(self, who: str, error: BaseException) -> None: ...
+
+
+@dataclass(frozen=True, slots=True)
+class _Ear:
+    """Tells the watcher of the world what one client says to Consul."""
+
+    world: World
+    who: str
+    node: str  # of an agent
+
+    def called(self) -> None:
+        self.world.called(self.who, self.node)
+
+    def wrote(self, text: bytes) -> None:
+        self.world.watcher.wrote(text)
+
+    def renewed(self, session: str, sent: float) -> None:
+        held = self.world.store.sessions.get(session)
+        if self.node and held is not None and held.ttl is not None:
+            self.world.watcher.renewed(self.node, session, sent + held.ttl)
+
+    def frees(self, keys: Collection[str]) -> None:
+        self.world.watcher.frees(self.node, keys)
+
+    def deletes(self, key: str) -> None:
+        self.world.watcher.deletes(self.who, key)
 
 
 @dataclass(slots=True)
@@ -139,9 +177,10 @@ class Controller:
 class World:
     """Everything of one simulation. Same seed, same history."""
 
-    def __init__(self, seed: int = 0) -> None:
+    def __init__(self, seed: int = 0, cluster: str = CLUSTER) -> None:
         running = asyncio.get_running_loop()
         assert isinstance(running, VirtualLoop)
+        self.cluster = cluster
         self.clock = VirtualClock(running)
         self.random = random.Random(seed)
         self.store = Store(now=self.clock.now, new_id=lambda: f"{self.random.getrandbits(64):016x}")
@@ -150,11 +189,13 @@ class World:
         self.nodes: dict[str, Node] = {}
         self.controllers: dict[str, Controller] = {}
         self.missing: set[str] = set()  # packages (name@version) that nobody serves
+        self.leader_ttl = LEADER_TTL
+        self.consul_latency = 0.0  # seconds that each way to Consul takes at most, when all is well
         self.lossy = 0.0  # how often the answer to an assignment is lost
         self.watcher: Watcher = LooksAway()
         self._lives = 0
         self._consul_away = False
-        self._disturbed_until = Monotonic(-1.0)
+        self._disturbed_at = Monotonic(-1e9)
         self._disturbances = 0
 
     # ------------------------------------------------------------------------------------------- what is true
@@ -175,7 +216,7 @@ class World:
         shut = min(since if node.shut_since is None else [*since, node.shut_since], default=None)
         if shut is None:
             return
-        check = self.store.checks.get(keys.agent_check_id(CLUSTER, name))
+        check = self.store.checks.get(keys.agent_check_id(self.cluster, name))
         critical = -1e9 if check is None else check.critical_since
         if critical is not None and now - max(shut, critical) >= LOST_AFTER - UNNOTICED:
             node.lost_at = now
@@ -183,11 +224,16 @@ class World:
     def certain(self, controller: str) -> bool:
         """Whether Consul has answered this controller so recently that it may still lead."""
         found = next((each for each in self.controllers.values() if each.id == controller), None)
-        return found is None or self.clock.now() < found.consul.heard + LEADER_TTL + 0.001
+        return found is None or self.clock.now() < found.consul.heard + self.leader_ttl + 0.001
 
-    def disturbed(self) -> bool:
-        """Whether Consul's servers themselves are or were in trouble a moment ago."""
-        return self._disturbances > 0 or self.clock.now() < self._disturbed_until
+    def disturbed(self, lately: float = AFTERMATH) -> bool:
+        """Whether Consul's servers themselves are in trouble, or were in the last so many seconds."""
+        return self._disturbances > 0 or self.clock.now() < self._disturbed_at + lately
+
+    def lock_of(self, replica: str) -> str:
+        """The session that holds the lock of a replica."""
+        entry = self.store.entries.get(keys.lease(self.cluster, replica))
+        return entry.session if entry is not None else ""
 
     def git_in_trouble(self) -> bool:
         """Whether a look at Git brings an error or a rejected commit."""
@@ -208,7 +254,7 @@ class World:
         life = f"{name}-{node.starts}"
         node.process = Process(life)
         node.consul = self._consul(life)
-        settings = NodeSettings(cluster=CLUSTER, node=name, api=f"sim://{name}", address=name)
+        settings = NodeSettings(cluster=self.cluster, node=name, api=f"sim://{name}", address=name)
         node.agent = Agent(
             settings,
             AgentEdges(
@@ -259,6 +305,7 @@ class World:
 
     async def power_off(self, name: str) -> None:
         """The machine dies with everything on it."""
+        self.nodes[name].machine.resume()
         self.nodes[name].machine.power_off()
         await self.crash_agent(name)
 
@@ -275,6 +322,19 @@ class World:
         else:
             process.resume()
         self._ways()
+
+    def pause_machine(self, name: str, paused: bool) -> None:
+        """Nothing at all runs on the machine, its keeper and its hosts included, or everything goes on."""
+        machine = self.nodes[name].machine
+        if paused:
+            machine.pause()
+            self.pause_agent(name, True)
+        elif self.random.random() < 0.5:  # whoever runs first
+            machine.resume()
+            self.pause_agent(name, False)
+        else:
+            self.pause_agent(name, False)
+            machine.resume()
 
     def lose_ledger(self, name: str) -> None:
         """What the agent remembers makes no sense any more; it knows that when it starts next."""
@@ -296,6 +356,12 @@ class World:
         """Only Consul cannot be reached from this node."""
         self.nodes[name].consul_cut = True
         self._apply_cuts()
+
+    def deafen(self, name: str, deaf: bool) -> None:
+        """What this node asks of Consul is done, and it hears no answer: the way back is cut."""
+        client = self.nodes[name].consul
+        if client is not None:
+            client.deaf = deaf
 
     def heal(self, name: str) -> None:
         """All ways are open again, both ways and quick."""
@@ -372,6 +438,17 @@ class World:
         for client in self._clients():
             client.behind = troubles.lagging(self.store) if behind and self.random.random() < 0.7 else None
 
+    def elect(self) -> None:
+        """Another of Consul's servers leads: every session is good for another TTL."""
+        troubles.elected(self.store)
+        self._disturb_now()
+
+    def slow_consul(self, seconds: float) -> None:
+        """What is asked of Consul takes up to so long each way, and arrives also when nobody waits for it any more."""
+        self._disturb(seconds > 0)
+        for client in self._clients():
+            client.slow = seconds or self.consul_latency
+
     def lose_answers_of_consul(self, lose: bool) -> None:
         """What is asked of Consul is done, and some hear no answer."""
         self._disturb(lose)
@@ -383,22 +460,24 @@ class World:
         self._disturb_now()
 
     def _disturb_now(self) -> None:
-        self._disturbed_until = Monotonic(self.clock.now() + AFTERMATH)
+        self._disturbed_at = self.clock.now()
 
     def _clients(self) -> list[SimConsul]:
         found = [node.consul for node in self.nodes.values() if node.consul is not None and node.agent is not None]
         return found + [controller.consul for controller in self.controllers.values()]
 
     def _consul(self, who: str) -> SimConsul:
-        client = SimConsul(self.store, called=partial(self._called, who), wrote=lambda text: self.watcher.wrote(text))
         name = who.rpartition("-")[0]
+        client = SimConsul(self.store, self.random, _Ear(self, who, name if name in self.nodes else ""))
+        client.slow = self.consul_latency
         client.cut = self._consul_away or (name in self.nodes and self.nodes[name].consul_cut)
         return client
 
-    def _called(self, who: str) -> None:
+    def called(self, who: str, node: str) -> None:
+        """Somebody, perhaps of a node, asks Consul something."""
         self.watcher.called(who)
-        if (name := who.rpartition("-")[0]) in self.nodes:
-            self._note_lost(name)  # its beat may end that Consul misses it
+        if node:
+            self._note_lost(node)  # its beat may end that Consul misses it
 
     # ------------------------------------------------------------------------------------------- controllers
 
@@ -416,8 +495,10 @@ class World:
             lossy=lambda: self.lossy,
         )
         edges = Edges(self.source, consul, net, self.clock, lambda digest: f"sim://packages/{digest}")
-        leadership = Leadership(CLUSTER, name, f"sim://{name}", consul=consul, clock=self.clock, ttl=LEADER_TTL)
-        loop = Loop(CLUSTER, edges, leadership, Board(CLUSTER, self.clock), Wakeups())
+        leadership = Leadership(
+            self.cluster, name, f"sim://{name}", consul=consul, clock=self.clock, ttl=self.leader_ttl
+        )
+        loop = Loop(self.cluster, edges, leadership, Board(self.cluster, self.clock), Wakeups())
         process = Process(life)
         task = process.spawn(loop.run(), f"controller {name}")
         task.add_done_callback(partial(self._ended, life))

@@ -21,14 +21,20 @@ import structlog
 from agent import apply, carry, keys, orders, status, steps, stock, telling
 from agent.clock import Monotonic
 from agent.errors import TdieError, Waiting
+from agent.keeper.fence import Due
+from agent.keeper.protocol import HostRow
 from agent.leadership import Leadership as Obeyed
+from agent.leases import tender
+from agent.leases.leases import Leases
+from agent.leases.session import Session
+from agent.leases.tender import Held, Tender
+from agent.leases.values import Token
 from agent.node import Agent
 from agent.packages import retention
 from agent.packages.protocol import Installed
 from agent.refusals import StaleLeader
 from agent.register import Registrar
 from agent.stock import Stock
-from agent.table import HostTable
 from agent.wire import Accepted, Assignment, content_digest
 from reconciler import answers, loop
 from reconciler.execution.leadership import Leadership, Term
@@ -92,6 +98,107 @@ def nothing(*_: object, **__: object) -> None:
     return None
 
 
+# ------------------------------------------------------------------------------------------- 1 to 4: leases
+
+
+@breaking("one process of a leased replica")
+def nobody_asks_for_the_lock(patch: Patch) -> None:
+    """An agent takes any lease that it wants for held."""
+
+    async def take(self: Tender) -> None:
+        session, now = self._world.session, self._world.clock.now()
+        if session.usable:
+            self._hold(Held(0, Token(1, int(now)), session.generation, session.renewals, session.lapses))
+        else:
+            await asyncio.sleep(1.0)
+
+    patch.setattr(Tender, "_get", take)
+    patch.setattr(Tender, "_is_ours", lambda *_: True)
+
+
+@breaking("one process of a leased replica")
+def keepers_wait_for_ever(patch: Patch) -> None:
+    """A keeper knows of leases, and does not end anything for them."""
+    patch.setattr(hosts, "due", lambda *_: Due.NOTHING)
+
+
+@breaking("leased processes end in time")
+def silence_is_taken_for_consent(patch: Patch) -> None:
+    """A renewal that nobody answers counts as one that was."""
+    trouble = Session._trouble
+
+    def hopeful(self: Session, error: BaseException) -> None:
+        trouble(self, error)
+        self.deadline = self._clock.now() + self.figures.ttl
+
+    patch.setattr(Session, "_trouble", hopeful)
+    turn = Session._turn
+
+    async def extending(self: Session) -> float:
+        pause = await turn(self)
+        await self._extend()
+        return pause
+
+    patch.setattr(Session, "_turn", extending)
+
+
+@breaking("leased processes end in time")
+def keepers_hear_too_much(patch: Patch) -> None:
+    """A keeper lets leased hosts live for a while after the deadline it was told."""
+    extend = hosts.Machine.extend
+    patch.setattr(hosts.Machine, "extend", lambda self, deadline: extend(self, deadline + 20.0))
+
+
+@breaking("a lock is given back when nothing is left")
+def stopping_counts_as_stopped(patch: Patch) -> None:
+    """A host that was asked to end counts as gone."""
+    down = Leases.down
+
+    def early(self: Leases, replica: str) -> bool:
+        row = self.row(replica)
+        return down(self, replica) or (row is not None and row.state == "Stopping")
+
+    patch.setattr(Leases, "down", early)
+
+
+@breaking("a lock is given back when nothing is left")
+def what_is_not_wanted_does_not_run(patch: Patch) -> None:
+    """A lease goes back as soon as nothing asks for it."""
+    runs = Leases.runs_leased
+    patch.setattr(Leases, "runs_leased", lambda self, replica: self.wanted(replica) and runs(self, replica))
+
+
+@breaking("tokens only grow")
+def tokens_count_locks(patch: Patch) -> None:
+    """A token says how often the lock was taken, and nothing else."""
+    patch.setattr(tender, "next_token", lambda _before, epoch, entry: Token(epoch, entry.lock_index))
+
+
+@breaking("tokens only grow")
+def tokens_know_no_epoch(patch: Patch) -> None:
+    """A token is a place in Consul's log, whatever became of that log."""
+    patch.setattr(tender, "next_token", lambda _before, _epoch, entry: Token(1, entry.modify_index))
+
+
+@breaking("a lease is lost for a reason")
+def no_lock_is_ever_ours(patch: Patch) -> None:
+    """A holder does not recognise its own lock."""
+    patch.setattr(Tender, "_is_ours", lambda *_: False)
+
+
+@breaking("a lease is lost for a reason")
+def silence_is_taken_for_a_no(patch: Patch) -> None:
+    """A renewal that nobody answers counts as refused."""
+
+    def gloomy(self: Session, error: BaseException) -> None:
+        if self._held is not None:
+            self.cause, self._held, self.renewals = "LEASE_REVOKED", None, 0
+            self.generation += 1
+            self._moved()
+
+    patch.setattr(Session, "_trouble", gloomy)
+
+
 # ------------------------------------------------------------------------------------------- 5, 6: who is obeyed
 
 
@@ -134,14 +241,24 @@ def leaders_take_silence_for_consent(patch: Patch) -> None:
             end(self, term, why)
 
     patch.setattr(Leadership, "_end", silence)
-    patch.setattr(Term, "must_hold", nothing)
+    _uncertain(patch)
 
 
 @breaking("nothing is sent without certainty")
 def nobody_looks_at_the_deadline(patch: Patch) -> None:
     """A leader whose term is over finishes what it has begun."""
-    patch.setattr(Term, "must_hold", nothing)
+    _uncertain(patch)
     patch.setattr(loop, "_until_over", for_ever)
+
+
+def _uncertain(patch: Patch) -> None:
+    """Neither its deadline nor the node locks in Consul hold up a leader that sends."""
+
+    async def all_of_them(_self: NodeLocks, nodes: Iterable[str], _why: str) -> frozenset[str]:
+        return frozenset(nodes)
+
+    patch.setattr(Term, "must_hold", nothing)
+    patch.setattr(NodeLocks, "take", all_of_them)
 
 
 @breaking("numbers only grow")
@@ -563,16 +680,11 @@ def agents_report_what_they_should(patch: Patch) -> None:
 
 @breaking("what runs is what is wanted")
 def done_means_sent(patch: Patch) -> None:
-    """A cluster counts as converged when nothing is left to send."""
+    """A cluster counts as converged when there is nothing to send for the moment."""
     patch.setattr(
         answers,
         "converged",
-        lambda board: bool(
-            board.plan
-            and board.desired is board.source.desired
-            and all(hold.reason == "IN_FLIGHT" for hold in board.plan.holds)
-            and not board.plan.targets
-        ),
+        lambda board: bool(board.plan and board.desired is board.source.desired and not board.plan.targets),
     )
 
 
@@ -713,25 +825,27 @@ def leaders_beat_without_rest(patch: Patch) -> None:
 
 @breaking("an agent's restart touches nothing")
 def restarted_agents_see_nothing(patch: Patch) -> None:
-    """An agent that starts does not see what runs, and starts it."""
-
-    def blind(self: HostTable, rows: Any) -> None:
-        self.rows = {}
-        self.known = True
-        self._all_read()
-
-    patch.setattr(HostTable, "_take_all", blind)
+    """An agent does not see what runs since before it was started."""
+    _of_before(patch, lambda rows: {})
 
 
 @breaking("an agent's restart touches nothing")
 def restarted_agents_trust_nothing(patch: Patch) -> None:
-    """An agent that starts takes what runs for stopped."""
-    take = HostTable._take_all
+    """An agent takes what runs since before it was started for stopped."""
+    _of_before(patch, lambda rows: {name: replace(row, state="Stopped", healthy=False) for name, row in rows.items()})
 
-    def doubting(self: HostTable, rows: Any) -> None:
-        take(self, tuple(replace(row, state="Stopped", healthy=False) for row in rows))
 
-    patch.setattr(HostTable, "_take_all", doubting)
+def _of_before(patch: Patch, seen: Callable[[dict[str, HostRow]], dict[str, HostRow]]) -> None:
+    local = carry.Carrier.local
+
+    def partly(self: carry.Carrier) -> steps.Local:
+        true = local(self)
+        born = self.__dict__.setdefault("born", self._edges.clock.now())
+        before = {name: row for name, row in true.rows.items() if row.since < born}
+        after = {name: row for name, row in true.rows.items() if row.since >= born}
+        return replace(true, rows={**after, **seen(before)})
+
+    patch.setattr(carry.Carrier, "local", partly)
 
 
 @breaking("nobody dies of an error")
@@ -763,7 +877,7 @@ def shows(mutant: Mutant, seed: int) -> bool:
         mutant.breaks(patch)
         try:
             outcome = run(seed, until=mutant.promise)
-        except (TdieError, BaseExceptionGroup):
+        except (TdieError, RuntimeError, BaseExceptionGroup):
             return False
     return mutant.promise in {violation.promise for violation in outcome.violations}
 

@@ -1,0 +1,136 @@
+"""What must hold of leased processes, their deadlines, their locks and their tokens, whatever anybody believes (FAULTS §3, 1–4)."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator
+from dataclasses import dataclass, field
+
+from agent import keys
+from agent.keeper.fence import EXPIRED
+from agent.keeper.protocol import HostRow
+from reconciler.simulation.hosts import LIVE, Machine
+from reconciler.simulation.truth import Truth
+from reconciler.simulation.virtual import later
+
+MOMENT = 0.001  # seconds
+EARLY = 8.0  # seconds: a renewal more or less, which a keeper may not have heard of
+UNSEEN = 300.0  # seconds for which a node may not have seen what became of its locks
+MEDDLED = 60.0  # seconds after somebody laid hands on a lock in which it may be lost for that
+
+
+@dataclass(slots=True)
+class Leases:
+    """Judges who runs under a lease, and until when."""
+
+    truth: Truth
+    cluster: str
+    _until: dict[str, float] = field(
+        default_factory=dict
+    )  # node → when what it last heard of its session ends to be true
+    _session: dict[str, str] = field(default_factory=dict)
+    _timed: set[str] = field(default_factory=set)  # nodes whose end of `_until` is waited for
+    _tokens: dict[str, tuple[tuple[int, int], str]] = field(
+        default_factory=dict
+    )  # replica → the highest, and whose it was
+    _meddled: dict[str, float] = field(default_factory=dict)  # replica → when somebody laid hands on its lock
+
+    def renewed(self, node: str, session: str, until: float) -> None:
+        """A node has heard that its session lives."""
+        self._session[node] = session
+        self._until[node] = max(self._until.get(node, 0.0), until)
+        if node not in self._timed:
+            self._timed.add(node)
+            self._wait(node, until)
+
+    def meddled(self, replica: str) -> None:
+        """Somebody else laid hands on the lock of a replica."""
+        self.truth.note("meddled", replica)
+        self._meddled[replica] = self.truth.clock.now()
+
+    def row(self, node: str, row: HostRow) -> None:
+        if row.order.lease is None or row.state not in LIVE:
+            return
+        machine = self.truth.world.machines[node]
+        if not machine.runs:
+            return
+        self._in_time(node, machine, row)
+        others = [name for name in self._alive(row.replica) if name != node]
+        if others and not self._stuck(node, machine, row.replica):
+            self.truth.broken("one process of a leased replica", f"{row.replica} runs on {node} and on {others}")
+        if row.state != "Stopping":
+            self._token(node, row.replica, (row.order.lease.epoch, row.order.lease.index))
+
+    def fences(self, node: str, row: HostRow, code: str) -> None:
+        """A leased host is ended because its lease is said to be lost."""
+        truth, now, lease = self.truth, self.truth.clock.now(), row.order.lease
+        truth.fenced[node, row.replica] = now
+        truth.note("fences", node, row.replica, code)
+        if lease is None:
+            truth.broken("a lease is lost for a reason", f"{row.replica} on {node} has none")
+        elif code == EXPIRED:
+            left = self._until.get(node, 0.0) - now
+            if left > lease.grace + lease.slack + EARLY:
+                truth.broken("a lease is lost for a reason", f"{row.replica} on {node} had {left:.1f} s left")
+        elif self._is_certain(node, row.replica) and truth.world.lock_of(row.replica) == self._session.get(
+            node, "none"
+        ):
+            truth.broken("a lease is lost for a reason", f"{row.replica} on {node} ({code}) is still locked by it")
+
+    def frees(self, node: str, locks: Collection[str]) -> None:
+        """An agent gives locks back."""
+        prefix = keys.leases(self.cluster)
+        for key in locks:
+            replica = key.removeprefix(prefix)
+            row = self.truth.row(node, replica) if node and key.startswith(prefix) else None
+            if row is not None and row.order.lease is not None and row.state in LIVE:
+                self.truth.broken("a lock is given back when nothing is left", f"{replica} is {row.state} on {node}")
+
+    def deletes(self, who: str, key: str) -> None:
+        if key.startswith(keys.leases(self.cluster)):
+            self.truth.broken("a lock is given back when nothing is left", f"{who} deletes {key}")
+
+    # ------------------------------------------------------------------------------------------- inside
+
+    def _wait(self, node: str, until: float) -> None:
+        later(max(0.0, until - self.truth.clock.now()) + MOMENT, self._over, node)
+
+    def _over(self, node: str) -> None:
+        now, machine = self.truth.clock.now(), self.truth.world.machines[node]
+        if self._until[node] >= now:  # renewed since
+            self._wait(node, self._until[node])
+        elif machine.up and not machine.runs:
+            self._wait(node, now + 1.0)  # its keeper has its turn first
+        else:
+            self._timed.discard(node)
+            for row in list(machine.rows.values()) if machine.up else ():
+                if row.order.lease is not None and row.state in LIVE:
+                    self._in_time(node, machine, row)
+
+    def _in_time(self, node: str, machine: Machine, row: HostRow) -> None:
+        late = self.truth.clock.now() - self._until.get(node, 0.0)
+        if late > MOMENT and row.replica not in machine.stuck:
+            self.truth.broken("leased processes end in time", f"{row.replica} runs on {node} {late:.3f} s too long")
+
+    def _alive(self, replica: str) -> Iterator[str]:
+        for name, row in self.truth.copies(replica):
+            machine = self.truth.world.machines[name]
+            if row.order.lease is not None and machine.runs and not self._stuck(name, machine, replica):
+                yield name
+
+    def _stuck(self, node: str, machine: Machine, replica: str) -> bool:
+        """Nothing kills it, and its node cannot keep its lock any more: no system helps against that."""
+        return replica in machine.stuck and self._until.get(node, 0.0) < self.truth.clock.now()
+
+    def _is_certain(self, node: str, replica: str) -> bool:
+        """Whether nothing has happened that may have cost the node this lease."""
+        meddled = self.truth.clock.now() - self._meddled.get(replica, -1e9) < MEDDLED
+        return not (meddled or self.truth.world.disturbed(UNSEEN) or node in self.truth.forgot)
+
+    def _token(self, node: str, replica: str, token: tuple[int, int]) -> None:
+        """A resource that looks at tokens obeys whoever comes with the highest."""
+        highest, whose = self._tokens.get(replica, ((0, 0), node))
+        if token < highest or (token == highest and whose != node):
+            detail = f"{replica} runs on {node} with {token} after {highest} on {whose}"
+            self.truth.broken("tokens only grow", detail)
+        else:
+            self._tokens[replica] = token, node
