@@ -22,29 +22,30 @@ app = App(
 init = App(name="init", help="Make the files that something new needs.")
 app.command(init)
 
-_MODULES = (
-    "documents",
-    "live",
-    "control",
-    "nodes",
-    "rollback",
-    "backup",
-    "suspend",
-    "doctor",
-    "simulate",
-    "setup",
-    "component",
-    "package",
-    "messages",
-)
+MODULES = {  # which module has which commands: only that one is loaded, so that a command answers at once
+    "documents": ("validate", "plan", "diff"),
+    "live": ("status", "get", "explain", "logs", "events", "apply", "approve"),
+    "control": ("up", "down", "controller", "agent"),
+    "nodes": ("cordon", "uncordon", "drain", "lock", "unlock"),
+    "rollback": ("rollback", "history"),
+    "backup": ("backup", "restore"),
+    "suspend": ("suspend", "resume", "accept"),
+    "doctor": ("doctor", "hook", "completion", "keeper"),
+    "simulate": ("simulate",),
+    "setup": ("init",),
+    "component": ("init",),
+    "package": ("package",),
+    "messages": ("messages",),
+}
 
 
 def main(words: list[str] | None = None) -> int:
     """The exit code of one command: 0 done, 1 error, 2 changes (where asked for), 64 usage, 130 interrupted."""
-    _load()
+    words = sys.argv[1:] if words is None else words
+    _load(words[0] if words else "")
     try:
         result = app(
-            sys.argv[1:] if words is None else words,
+            words,
             exit_on_error=False,
             print_error=False,
             result_action="return_value",
@@ -76,11 +77,12 @@ def _usage(chain: list[str]) -> str:
     return next((line for line in told.getvalue().splitlines() if line.startswith("Usage:")), "Usage: tdie COMMAND")
 
 
-def _load() -> None:
-    """Commands register themselves on import."""
+def _load(command: str) -> None:
+    """Commands register themselves on import; all of them for what speaks of all: help, completion, a word that is none."""
     from importlib import import_module
 
-    for name in _MODULES:
+    wanted = [name for name, commands in MODULES.items() if command in commands and command != "completion"]
+    for name in wanted or MODULES:
         import_module(f"reconciler.cli.{name}")
 
 

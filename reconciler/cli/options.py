@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter
 
-from reconciler.client import MasterClient
-from reconciler.connect import Spot, leader, spot
+if TYPE_CHECKING:
+    from reconciler.client import MasterClient
+    from reconciler.connect import Spot
 
 
 @Parameter(name="*")
@@ -25,10 +26,14 @@ class At:
 
     def leader(self) -> MasterClient:
         """The API of the cluster's leader."""
+        from reconciler.connect import leader  # only commands that ask pay for the network libraries
+
         return leader(self.spot())
 
     def spot(self) -> Spot:
         """Where it is looked for."""
+        from reconciler.connect import spot
+
         return spot(self.cluster, self.consul, self.token_file)
 
 
