@@ -24,7 +24,9 @@ class ByHand:
     def __init__(self, edges: Edges, carrier: Carrier, table: HostTable, env: Mapping[str, str]) -> None:
         """`env` is what every host started by hand has in its environment."""
         self._edges, self._carrier, self._table, self._env = edges, carrier, table, env
-        self._given: set[str] = set()  # names, so that two starts at once never share one
+        self._given: set[str] = (
+            set()
+        )  # names of starts under way, and of those whose end nobody knows: never given twice
         self._landing: dict[str, asyncio.Future[HostRow]] = {}
 
     async def start(self, spec: ReplicaSpec, *, awaiting: bool, correlation_id: str) -> HostRow:
@@ -48,9 +50,11 @@ class ByHand:
             await self._carrier.start(order, "started by hand", awaiting=awaiting, correlation_id=correlation_id)
             async with asyncio.timeout(_LANDED):
                 row: HostRow = await landed
-                return row
+            self._given.discard(replica)  # the keeper's row holds the name now
+            return row
         except (Invalid, Missing, Refused):
             self._carrier.ports.drop(replica)  # nothing was started
+            self._given.discard(replica)
             raise
         except TimeoutError as error:
             raise Waiting(f"{replica} has no process yet", code="START_SLOW", hint="list the processes") from error

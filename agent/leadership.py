@@ -19,6 +19,9 @@ from agent.wire import Accepted, Assignment, Claim, Claimed, has_its_digest
 
 log = structlog.get_logger("agent")
 
+MOST_AHEAD = (
+    1_000_000  # epochs: more than any cluster ever had leaders, so a higher one is a mistake that would stay for ever
+)
 _EPOCH_PAUSE = 1.0  # seconds between tries to learn the latest epoch
 
 
@@ -69,6 +72,8 @@ class Leadership:
         async with self._commands:
             if claim.epoch < self._epoch:
                 raise StaleLeader(f"epoch {claim.epoch} < {self._epoch}", self._epoch)
+            if claim.epoch > self._epoch + MOST_AHEAD:
+                raise Invalid(f"epoch {claim.epoch} is far beyond {self._epoch}", code="EPOCH_TOO_HIGH")
             if claim.epoch > self._epoch:
                 await self._edges.ledger.save_epoch(claim.epoch)
                 self._epoch = claim.epoch

@@ -14,7 +14,8 @@ from agent import keys
 from agent.consul.embedded.memory import MemoryConsul
 from agent.consul.embedded.store import Store
 from agent.edges import Edges, NodeSettings
-from agent.errors import TdieError, Waiting
+from agent.errors import Invalid, TdieError, Waiting
+from agent.leadership import MOST_AHEAD
 from agent.ledger import MemoryLedger, Remembered
 from agent.node import Agent
 from agent.ordered import Ordered
@@ -509,6 +510,21 @@ def test_since_when_a_spec_is_ordered_outlives_agents_but_no_reboot() -> None:
         rebooted = bench.start()
         await until(lambda: rebooted.ready)
         assert {since for _, since in told(rebooted).values()} == {boot}
+
+    story(body)
+
+
+def test_no_claim_puts_a_node_out_of_reach() -> None:
+    """An epoch nobody could follow would make the node refuse every later leader."""
+
+    async def body(bench: Bench) -> None:
+        agent = bench.start()
+        for epoch in (2**63, 10**40, MOST_AHEAD + 1):
+            with pytest.raises(Invalid, match="EPOCH_TOO_HIGH"):
+                await agent.claim(Claim(epoch=epoch))
+        await agent.claim(Claim(epoch=3))
+        assert agent.book.whole().epoch == 3
+        await agent.claim(Claim(epoch=3 + MOST_AHEAD))
 
     story(body)
 
