@@ -208,7 +208,7 @@ def test_it_can_be_taken_back(shared: System) -> None:
 
 
 def test_a_version_that_does_not_run_is_taken_back_by_itself(shared: System) -> None:
-    update = {"autoRevert": True, "minHealthyTime": "0s", "maxParallel": 1}
+    update = {"autoRevert": True, "minHealthyTime": "2s", "maxParallel": 1}
     policy = {"replicas": 3, "update": update, "restart": {"attempts": 0}, "placement": {"spread": "node"}}
     broken = json.loads(sleeper("6.6.6")) | {"command": ["sh", "-c", "echo no such table >&2; exit 3"]}
     good = shared.repo.push({"sleep.yaml": instance("sleep", package="sleeper@1.0.0", **policy)}, "may revert itself")
@@ -238,21 +238,19 @@ def test_a_version_that_does_not_run_is_taken_back_by_itself(shared: System) -> 
 def test_canaries_wait_for_a_person(shared: System) -> None:
     update = {"canary": 1, "minHealthyTime": "0s", "maxParallel": "100%"}
     policy = {"replicas": 3, "update": update, "placement": {"spread": "node"}}
-    before = shared.settled(shared.repo.push({"sleep.yaml": instance("sleep", package="sleeper@1.0.0", **policy)}))
-    until(lambda: "stable" in shared.key("record/rollouts/sleep"), "it is remembered that it ran well")
-    tip = shared.repo.push(
-        {"sleep.yaml": instance("sleep", package="sleeper@1.0.0", settings={"word": "two"}, **policy)}
-    )
-    waits = "CANARY_WAITS: canary sleep.0 is healthy: 'tdie approve sleep' goes on"
+    before = shared.settled(shared.repo.push({"bird.yaml": instance("bird", package="sleeper@1.0.0", **policy)}))
+    until(lambda: "stable" in shared.key("record/rollouts/bird"), "it is remembered that it ran well")
+    tip = shared.repo.push({"bird.yaml": instance("bird", package="sleeper@1.0.0", settings={"word": "two"}, **policy)})
+    waits = "CANARY_WAITS: canary bird.0 is healthy: 'tdie approve bird' goes on"
     shared.see(lambda s: any(waits in row["holds"] for row in s["instances"]), "the canary is healthy")
-    assert {name for name, pid in shared.pids().items() if pid != before[name]} == {"sleep.0"}
+    assert {name for name, pid in shared.pids().items() if pid != before[name]} == {"bird.0"}
     unknown = shared.asked("approve", "nobody", "--yes")
     assert (unknown.returncode, "nothing of nobody is to be changed" in unknown.stderr) == (1, True)
-    done = shared.asked("approve", "sleep", "--yes")
+    done = shared.asked("approve", "bird", "--yes")
     assert "approved 2 change(s)" in done.stdout
-    assert "past the canaries of sleep" in done.stdout
+    assert "past the canaries of bird" in done.stdout
     after = shared.settled(tip)
-    assert {name for name, pid in after.items() if pid != before[name]} == {"sleep.0", "sleep.1", "sleep.2"}
+    assert {name for name, pid in after.items() if pid != before[name]} == {"bird.0", "bird.1", "bird.2"}
 
 
 def pushed(shared: System) -> str:
