@@ -31,6 +31,11 @@ def gate(world: World, cases: list[Case], record: Record, plan_digest: str) -> N
         _hold_all(open_steps, HoldReason.PRUNE_OFF, "sync.prune is false")
         return
     confirmed = record.confirmed_prune != "" and record.confirmed_prune in (plan_digest, prune_digest(cases))
+    if world.unheard and not confirmed and sync.prune != "all":
+        silent = sorted(world.unheard)
+        detail = f"{listed(silent)} did not answer yet: how much would be stopped is not known"
+        _hold_all(open_steps, HoldReason.NODE_SILENT, detail, tuple(silent))
+        return
     limit = _beyond(world, open_steps)
     if limit and not confirmed:
         _hold_all(open_steps, HoldReason.PRUNE_HELD, limit)
