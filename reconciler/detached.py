@@ -53,7 +53,7 @@ async def _until_converged(request: UpRequest, child: Child) -> None:
             if (text := progress(doc)) != headline:
                 headline = text
                 say(text)
-            if doc["converged"]:
+            if doc["converged"] or (doc["settled"] and doc["git"]["rollback"]):
                 return
         await asyncio.sleep(0.2)
 
