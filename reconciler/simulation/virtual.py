@@ -137,26 +137,26 @@ class VirtualLoop(asyncio.BaseEventLoop):
         self.ready: deque[Call] = deque()
         self.paused = 0  # processes that are
         self._rounds = 0
-        self._now = 0.0
+        self.clock = 0.0  # seconds since this world began
         self._due: list[tuple[float, int, Call]] = []
         self._order = count()
         self._numbers = count()
 
     def time(self) -> float:
-        return self._now
+        return self.clock
 
     def create_task(self, coro: Any, *, name: Any = None, context: Context | None = None) -> asyncio.Task[Any]:
         return _Numbered(coro, next(self._numbers), self, name, context)
 
     def call_soon(self, callback: Callable[[*Args], object], *args: *Args, context: Context | None = None) -> Call:
-        call = Call(callback, args, context, self._now)
+        call = Call(callback, args, context, self.clock)
         self.ready.append(call)
         return call
 
     def call_later(
         self, delay: float, callback: Callable[[*Args], object], *args: *Args, context: Context | None = None
     ) -> Call:
-        return self.call_at(self._now + delay, callback, *args, context=context)
+        return self.call_at(self.clock + delay, callback, *args, context=context)
 
     def call_at(
         self, when: float, callback: Callable[[*Args], object], *args: *Args, context: Context | None = None
@@ -173,7 +173,7 @@ class VirtualLoop(asyncio.BaseEventLoop):
             self._jump()
         self._rounds += 1
         if self._rounds > ROUNDS:
-            raise Livelock(f"{ROUNDS} rounds at {self._now:.3f} s, at last {ready[0]}")
+            raise Livelock(f"{ROUNDS} rounds at {self.clock:.3f} s, at last {ready[0]}")
         for _ in range(len(ready)):
             call = ready.popleft()
             callback = call._callback
@@ -197,7 +197,7 @@ class VirtualLoop(asyncio.BaseEventLoop):
             heappop(due)
         if not due:
             raise Deadlock("nothing is scheduled and nothing can arrive from outside")
-        self._now = now = max(self._now, due[0][0])
+        self.clock = now = max(self.clock, due[0][0])
         while due and due[0][0] <= now:
             ready.append(heappop(due)[2])
 
@@ -234,7 +234,7 @@ class VirtualClock:
         self._loop = loop
 
     def now(self) -> Monotonic:
-        return Monotonic(self._loop.time())
+        return Monotonic(self._loop.clock)
 
     def wall(self) -> datetime:
         return EPOCH + timedelta(seconds=self._loop.time())

@@ -195,6 +195,7 @@ class World:
         self.watcher: Watcher = LooksAway()
         self._lives = 0
         self._consul_away = False
+        self._cut_off = False  # some controller reaches no node
         self._disturbed_at = Monotonic(-1e9)
         self._disturbances = 0
 
@@ -212,6 +213,8 @@ class World:
     def _note_lost(self, name: str) -> None:
         """Remember when a node was lost last; called before anything about it changes."""
         node, now = self.nodes[name], self.clock.now()
+        if node.shut_since is None and not self._cut_off:
+            return
         since = [net.cut_since for net in (each.net for each in self.controllers.values()) if net.cut_since is not None]
         shut = min(since if node.shut_since is None else [*since, node.shut_since], default=None)
         if shut is None:
@@ -407,6 +410,7 @@ class World:
         for controller in self.controllers.values():
             net = controller.net
             net.cut_since = None if not net.cut else now if net.cut_since is None else net.cut_since
+        self._cut_off = any(controller.net.cut for controller in self.controllers.values())
 
     # ------------------------------------------------------------------------------------------- Consul
 

@@ -35,8 +35,11 @@ class Store(Services):
 
     def advance(self) -> None:
         """Whatever was due by now has happened: expired sessions and checks, ended lock-delays."""
+        now = self.now()
+        if not self._due or self._due[0][0] > now:
+            return  # asked very often
         due = self.next_due()
-        if due is not None and due <= self.now():
+        if due is not None and due <= now:
             self.expire_checks()
             self.expire_sessions()
             self.end_delays()
