@@ -1,7 +1,7 @@
 # Everything a fresh machine with Git, make and Python 3.11 needs. `make demo` and `make test` do all the set-up.
 PYTHON ?= python3
 BIN := .venv/bin
-.PHONY: demo demo-check test bench sim sim-nightly sim-mutants lease-rounds lint types imports schemas check pins clean
+.PHONY: demo demo-check test bench sim sim-nightly sim-mutants sim-crashes lease-rounds lint types imports schemas check pins clean
 
 .venv/.ready: requirements-dev.txt pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "tdie needs Python 3.11 or later: make PYTHON=...")'
@@ -34,6 +34,9 @@ sim-nightly: .venv/.ready   ## 25,000 of them; interrupted, it goes on where it 
 
 sim-mutants: .venv/.ready   ## systems broken on purpose: which history shows it (writes tests/sim/caught.txt)
 	$(BIN)/python -m tests.sim.mutants
+
+sim-crashes: .venv/.ready   ## a crash before and after every effect of a run: each ends as if there had been none
+	$(BIN)/python -m tests.sim.crashes
 
 lint: .venv/.ready
 	$(BIN)/ruff check .
