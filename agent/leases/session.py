@@ -54,6 +54,7 @@ class Session:
         self.deadline = 0.0
         self.renewals = 0  # of the present session, its creation included
         self.generation = 0  # sessions that ended
+        self.breaks = 0  # … and those after which somebody else may have held what Consul says is ours (again)
         self.lapses = 0  # times at which hosts had to be ended because nothing was known
         self.cause = ""  # why the last session ended: REVOKED or EPOCH_LOST
         self.pause = 0.0  # how long this process did not run when the last lapse was noticed
@@ -168,6 +169,8 @@ class Session:
         sent = self._clock.now()
         await self._consul.session_renew(self._held.id)
         self.renewals += 1
+        if sent >= self.deadline:  # an old snapshot of Consul may have brought the session back
+            self.breaks += 1
         self.deadline, self._lapsed = max(self.deadline, sent + self._held.figures.ttl), False
         if sent >= self.barrier:
             self._problem(EPOCH_LOST, "")

@@ -89,6 +89,12 @@ class Held:
     generation: int  # of the session
     renewal: int  # at which it was last seen to be ours
     lapses: int  # … and how many lapses there had been
+    breaks: int  # … and how many breaks
+
+
+def _now(session: Session) -> tuple[int, int, int, int]:
+    """What a lease that is held from now on has seen of its session."""
+    return (session.generation, session.renewals, session.lapses, session.breaks)
 
 
 class Tender:
@@ -115,7 +121,7 @@ class Tender:
         held, session = self._held, self._world.session
         if held is None or not session.usable or held.generation != session.generation:
             return None
-        return held.token if held.lapses == session.lapses else None
+        return held.token if (held.lapses, held.breaks) == (session.lapses, session.breaks) else None
 
     @property
     def lost(self) -> str:
@@ -241,9 +247,9 @@ class Tender:
                 self._lock = replace(self._lock, taken=True)
             return
         token = next_token(read_record(entry), int(epoch.value), entry)
-        generation, renewal, lapses = session.generation, session.renewals, session.lapses
+        seen_at = _now(session)
         if await self._acquire(self._record(entry.lock_index, token)):
-            self._hold(Held(entry.lock_index, token, generation, renewal, lapses))
+            self._hold(Held(entry.lock_index, token, *seen_at))
         self._lock = None
 
     def _new_lock(self, entry: KeyValue, seen: float) -> Lock:
@@ -281,7 +287,7 @@ class Tender:
         record, token = read_record(entry), Token(row.order.lease.epoch, row.order.lease.index)
         if entry is not None and entry.session == session.id:
             if record is not None and (record.token, record.lock_index) == (token, entry.lock_index):
-                self._hold(Held(entry.lock_index, token, session.generation, session.renewals, session.lapses))
+                self._hold(Held(entry.lock_index, token, *_now(session)))
             else:
                 await self._end(TAMPERED)
         elif session.cause == EPOCH_LOST and (entry is None or not entry.session):
@@ -301,6 +307,9 @@ class Tender:
             self._held = None
             if session.cause == REVOKED or not runs:
                 await self._end(session.cause)
+            return
+        if held.breaks != session.breaks:
+            await self._end(EXPIRED)
             return
         if not world.wanted(self._replica) and not runs:
             if session.id:

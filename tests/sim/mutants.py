@@ -108,7 +108,9 @@ def nobody_asks_for_the_lock(patch: Patch) -> None:
     async def take(self: Tender) -> None:
         session, now = self._world.session, self._world.clock.now()
         if session.usable:
-            self._hold(Held(0, Token(1, int(now)), session.generation, session.renewals, session.lapses))
+            self._hold(
+                Held(0, Token(1, int(now)), session.generation, session.renewals, session.lapses, session.breaks)
+            )
         else:
             await asyncio.sleep(1.0)
 

@@ -269,11 +269,26 @@ def test_a_short_silence_of_consul_costs_nothing_and_a_longer_one_only_a_restart
         await asyncio.sleep(100)
         assert len(fleet.witness.began()) == 1
         fleet.consuls["a"].cut = True
-        await asyncio.sleep(T + 15)  # the session is still there: Consul waits for twice its time
+        await asyncio.sleep(T - 6)
         assert not fleet.running("a")
         fleet.consuls["a"].cut = False
         assert await fleet.until(lambda: fleet.running("a")) < 5
         assert fleet.witness.numbers() == [(3, 1), (3, 1)]
+        assert "FENCED" not in fleet.problems("a")
+
+    story(body)
+
+
+def test_a_lease_that_was_over_is_earned_anew_also_if_consul_still_knows_the_session() -> None:
+    async def body(fleet: Fleet) -> None:
+        await fleet.begin("a")
+        fleet.consuls["a"].cut = True
+        await asyncio.sleep(
+            T + 15
+        )  # it is still there, as Consul waits for twice its time; or is there again, from a snapshot
+        fleet.consuls["a"].cut = False
+        assert await fleet.until(lambda: fleet.running("a")) == pytest.approx(D, abs=3.0)
+        assert fleet.witness.numbers() == [(3, 1), (3, 2)]
         assert "FENCED" not in fleet.problems("a")
 
     story(body)
