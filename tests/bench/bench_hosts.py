@@ -54,7 +54,8 @@ def _order(root: Path, number: int, port: int = 0) -> HostOrder:
     return HostOrder(f"idle.{number}", "idle", "bench", "spec", "python", code, log=str(root / "log"), port=port)
 
 
-def _pss(pid: int) -> float:
+def pss(pid: int) -> float:
+    """MiB of a process's proportional set."""
     for line in Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines():
         if line.startswith("Pss:"):
             return int(line.split()[1]) / 1024
@@ -97,11 +98,11 @@ async def _hosts(keeper: KeeperClient, watched: Watched, root: Path, count: int,
     each = (ended - began) * 1000 / (count - 50)
     figures.value(f"{count - 50} starts at once, each", each, "ms")
     figures.ratio("… against a cold process", cold / each, 50)
-    memory = [_pss(row.pid) for row in watched.rows.values() if row.pid]
+    memory = [pss(row.pid) for row in watched.rows.values() if row.pid]
     figures.line(f"PSS of an idle host whose API was not called, {count} alive", memory, "MiB", 4)
     about = await keeper.about()
-    figures.value("PSS of the keeper", _pss(about["pid"]), "MiB")
-    figures.value("PSS of the zygote", _pss(about["zygote"]["pid"]), "MiB")
+    figures.value("PSS of the keeper", pss(about["pid"]), "MiB")
+    figures.value("PSS of the zygote", pss(about["zygote"]["pid"]), "MiB")
     replaced = []
     for number in range(30):
         before = watched.rows[f"idle.{number}"]
