@@ -97,6 +97,7 @@ class Machine:
     broken: set[str] = field(default_factory=set)  # versions (name@version) whose hosts never become healthy
     corrupt: set[str] = field(default_factory=set)  # digests of installed packages that are damaged on its disk
     keeper_away: bool = False  # the keeper does not answer: it crashed, and hosts go on
+    keeper_lost_at: float = -1e9
     disk_full: bool = False
     crashes: dict[str, list[float]] = field(default_factory=dict)  # of each replica's host
     problems: dict[str, str] = field(default_factory=dict)  # what its keeper says of itself
@@ -263,7 +264,7 @@ class Machine:
     def lose_keeper(self) -> None:
         """The keeper crashed: its connections end. Leased hosts die with it, others go on."""
         self.keeper_away, self.deadline = True, 0.0
-        now = self.clock.now()
+        now = self.keeper_lost_at = self.clock.now()
         for row in list(self.rows.values()):
             if row.order.lease is not None and row.state in (*LIVE, "Backoff") and row.replica not in self.stuck:
                 self.witness.hurts(self.name, row.replica)

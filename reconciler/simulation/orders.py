@@ -14,6 +14,7 @@ from reconciler.simulation.truth import Truth, instance_of, wanted
 
 LAG = 21.0  # seconds in which a leader may still act on what it heard before
 TOLD = 600.0  # seconds in which a node that cannot be reached may have said last that it had lost a lease
+UNKNOWN = 60.0  # seconds after a keeper was lost
 AT_ONCE = 5.0  # seconds within which instances count as pruned together
 STORM = (60, 10.0)  # assignments to one node, within seconds
 
@@ -164,6 +165,8 @@ class Orders:
                 return False  # a lost or drained node needs none
         for name, machine in truth.world.machines.items():
             row = machine.rows.get(replica) if machine.up else None
+            if row is not None and now - machine.keeper_lost_at < UNKNOWN:
+                return False  # what ended with the keeper is not seen before there is one again
             ended = truth.well_until.get((name, replica))
             if (row is not None and row.healthy) or (ended is not None and now - ended < LAG):
                 return False
@@ -177,13 +180,16 @@ class Orders:
             self.truth.broken("nothing starts that nobody wants", f"{order.replica} on {node}")
             return
         homes = [name for name in self.truth.assigned if name != node and self._runs(name, order.replica)]
-        for home in homes:
+        for home in sorted(homes, key=lambda name: self._ordered(name, order.replica))[-1:]:  # others were left already
             if not (self._late or self._may_leave(home, order, spec, desired)):
                 detail = f"{order.replica} starts on {node}, and its home {home} was not lost"
                 self.truth.broken("moved only when lost or told to", detail)
         ordered = any(order.replica in told for name, told in self._sent.items() if name != node)
         if not homes and order.replica not in self.truth.known and not ordered:
             self._in_turn(order, spec, desired)
+
+    def _ordered(self, node: str, replica: str) -> tuple[int, int]:
+        return next((held.ordered for held in self.truth.held(node) if held.replica == replica), (0, 0))
 
     def _runs(self, node: str, replica: str) -> bool:
         told = any(held.replica == replica for held in self.truth.held(node))

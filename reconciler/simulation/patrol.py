@@ -22,6 +22,7 @@ class Patrol:
     def __init__(self, truth: Truth, world: World) -> None:
         self._truth, self._world = truth, world
         self._calm_since: dict[str, float] = {}  # by life of an agent or a controller
+        self._missing_since: dict[str, float] = {}  # by service id
         self._led_at = 0.0
 
     async def walk(self) -> None:
@@ -29,6 +30,7 @@ class Patrol:
             await asyncio.sleep(ROUND)
             if self._world.disturbed():
                 self._calm_since.clear()
+                self._missing_since.clear()
                 continue
             self._controllers()
             for name, node in self._world.nodes.items():
@@ -55,14 +57,11 @@ class Patrol:
         now, services = self._truth.clock.now(), self._world.store.services
         for row in node.machine.rows.values():
             service = keys.replica_service_id(CLUSTER, name, row.replica)
-            if (
-                row.state in LIVE
-                and now - row.since > SHOWN
-                and not is_by_hand(row.replica)
-                and service not in services
-            ):
+            if service in services or row.state not in LIVE or is_by_hand(row.replica):
+                self._missing_since.pop(service, None)
+            elif now - self._missing_since.setdefault(service, now) > SHOWN / 2:
                 self._truth.broken("Consul shows what runs", f"{service} is not there")
-                self._calm_since.pop(node.process.name, None)
+                self._missing_since.pop(service)
 
 
 def _is_well(node: Node) -> bool:
