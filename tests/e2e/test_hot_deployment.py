@@ -233,6 +233,8 @@ def test_a_version_that_does_not_run_is_taken_back_by_itself(shared: System) -> 
     assert "1/3 unhealthy" in told
     newest = json.loads(shared.asked("history", "-o", "json").stdout)["items"][:2]
     assert [(one["commit"], one["result"]) for one in newest] == [(good, "healthy"), (bad, "rolled back")]
+    repaired = shared.repo.push({"sleep.yaml": instance("sleep", package="sleeper@1.0.0", **policy)}, "repaired")
+    assert others(shared.settled(repaired)) == others(before)  # a newer commit that runs ends it
 
 
 def test_canaries_wait_for_a_person(shared: System) -> None:
