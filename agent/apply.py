@@ -20,7 +20,7 @@ log = structlog.get_logger("apply")
 
 FIRST_PAUSE, LONGEST_PAUSE = 1.0, 300.0  # seconds between tries
 CALM = 600.0  # seconds after which earlier drift counts no more
-DISK_PAUSE = 60.0  # seconds until a disk that refused is tried again (FAULTS row 44)
+DISK_PAUSE = 60.0  # seconds until a disk that was full is tried again (FAULTS row 44)
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,9 +142,7 @@ class Applier:
     def _failed(self, key: str, step: Step, error: TdieError) -> None:
         before = self.failures.get(key)
         attempts = before.attempts + 1 if before else 1
-        pause = (
-            DISK_PAUSE if error.code in ("DISK_FULL", "DISK_ERROR") else pause_after(attempts) * self._uniform(0.9, 1.1)
-        )
+        pause = DISK_PAUSE if error.code == "DISK_FULL" else pause_after(attempts) * self._uniform(0.9, 1.1)
         self.failures[key] = Failure(step, error, attempts, self._clock.now() + pause)
         log.warning("step failed", step=type(step).__name__, key=key, error=str(error), again_in=round(pause, 1))
 
