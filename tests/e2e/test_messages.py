@@ -1,4 +1,4 @@
-"""The sample's workflow over the bus, on three nodes, while its hosts and agents are killed: a thousand files are a thousand rows."""
+"""The sample's workflow over the bus, on three nodes, while hosts and agents are killed: a thousand files are a thousand rows."""
 
 from __future__ import annotations
 

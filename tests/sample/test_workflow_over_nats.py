@@ -19,17 +19,14 @@ from agent.host.host import Host
 from agent.host.states import HostState
 from agent.keeper.protocol import Code, HostOrder
 from reconciler.model.documents import Instance
-from tests.brokers import Server
+from tests.brokers import Server, nats
 
 SAMPLE = Path(__file__).resolve().parents[2] / "sample-repo"
 
 
 @pytest.fixture
 def server(tmp_path: Path, free_port: Callable[[], int]) -> Iterator[Server]:
-    port = free_port()
-    binary = str(Path(sys.executable).parent / "nats-server")
-    command = [binary, "-a", "127.0.0.1", "-p", str(port), "-js", "-sd", str(tmp_path / "nats")]
-    made = Server(command, port, tmp_path / "nats.log")
+    made = nats(tmp_path, free_port())
     made.start()
     yield made
     made.stop()

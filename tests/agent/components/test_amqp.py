@@ -4,11 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import shutil
-import tempfile
 import uuid
 from collections.abc import Awaitable, Callable, Iterator
-from pathlib import Path
 from typing import Any
 
 import aio_pika
@@ -19,43 +16,15 @@ from agent.consul.process import free_ports
 from agent.errors import Refused, Waiting
 from agent.sdk import Message, ObjectState, SettingsError, Subscription
 from agent.sdk.testing import publishing, until
-from tests.brokers import Server, receiving
-from tests.servers import find
+from tests.brokers import Server, rabbitmq, receiving
 
 pytestmark = [pytest.mark.server("rabbitmq-server"), pytest.mark.timeout(120)]
-SCRIPT = Path("/usr/lib/rabbitmq/bin/rabbitmq-server")  # the one on PATH would change to another user
 
 
 @pytest.fixture(scope="module")
 def rabbit() -> Iterator[Server]:
-    """A RabbitMQ with its own folder, ports and port mapper."""
-    home = Path(tempfile.mkdtemp(prefix="tdie-rabbit-"))
-    port, between, mapper = free_ports(3)
-    (home / "plugins").write_text("[].\n")
-    env = {
-        "HOME": str(home),
-        "ERL_EPMD_PORT": str(mapper),
-        "ERL_EPMD_ADDRESS": "127.0.0.1",
-        "RABBITMQ_NODENAME": f"tdie{port}@localhost",
-        "RABBITMQ_NODE_IP_ADDRESS": "127.0.0.1",
-        "RABBITMQ_NODE_PORT": str(port),
-        "RABBITMQ_DIST_PORT": str(between),
-        "RABBITMQ_MNESIA_BASE": str(home / "data"),
-        "RABBITMQ_LOG_BASE": str(home / "log"),
-        "RABBITMQ_ENABLED_PLUGINS_FILE": str(home / "plugins"),
-        "RABBITMQ_PID_FILE": str(home / "pid"),
-        "RABBITMQ_CONF_ENV_FILE": "/dev/null",
-    }
-    names = Server([str(find("epmd")), "-port", str(mapper)], mapper, home / "epmd.log", env)
-    names.start()
-    made = Server([str(SCRIPT)], port, home / "out.log", env, patience=60)
-    try:
-        made.start()
+    with rabbitmq() as made:
         yield made
-    finally:
-        made.stop()
-        names.stop()
-        shutil.rmtree(home, ignore_errors=True)
 
 
 @pytest.fixture

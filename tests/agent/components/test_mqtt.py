@@ -15,31 +15,14 @@ from agent.components import folder
 from agent.errors import Waiting
 from agent.sdk import Message, ObjectState, SettingsError, Subscription
 from agent.sdk.testing import publishing, until
-from tests.brokers import Server, receiving
-from tests.servers import find
+from tests.brokers import Server, mosquitto, receiving
 
 pytestmark = pytest.mark.server("mosquitto")
 
 
-def broker(folder_: Path, port: int, more: str = "allow_anonymous true") -> Server:
-    """A mosquitto that keeps its data when it is stopped and started again; not started."""
-    (folder_ / "data").mkdir(exist_ok=True)
-    config = f"""
-listener {port} 127.0.0.1
-user root
-persistence true
-persistence_location {folder_}/data/
-autosave_interval 1
-max_queued_messages 0
-{more}
-"""
-    (folder_ / "mosquitto.conf").write_text(config)
-    return Server([str(find("mosquitto")), "-c", str(folder_ / "mosquitto.conf")], port, folder_ / "mosquitto.log")
-
-
 @pytest.fixture
 def server(tmp_path: Path, free_port: Callable[[], int]) -> Iterator[Server]:
-    made = broker(tmp_path, free_port())
+    made = mosquitto(tmp_path, free_port())
     made.start()
     yield made
     made.stop()
@@ -115,7 +98,7 @@ async def test_what_was_not_acknowledged_comes_again_to_the_next_process(server:
 
 
 @pytest.mark.parametrize("shared", [True, False])
-async def test_messages_survive_a_restart_of_the_broker(shared: bool, server: Server) -> None:
+async def test_messages_survive_a_restart_of_the_mosquitto(shared: bool, server: Server) -> None:
     async with to(server, shared=shared) as publisher, receiving(publisher, Subscription("orders")) as taken:
         await subscribed(server, 2)
         await publisher.publish(Message("before"))
@@ -172,7 +155,7 @@ async def test_wrong_credentials_fail_the_publisher(tmp_path: Path, free_port: C
     await asyncio.to_thread(
         subprocess.run, ["mosquitto_passwd", "-b", "-c", str(passwords), "tdie", "s3cret"], check=True, timeout=20
     )
-    guarded = broker(tmp_path, free_port(), f"allow_anonymous false\npassword_file {passwords}")
+    guarded = mosquitto(tmp_path, free_port(), f"allow_anonymous false\npassword_file {passwords}")
     guarded.start()
     try:
         (tmp_path / "secret").write_text("s3cret\n")

