@@ -17,8 +17,8 @@ demo: .venv/.ready          ## the sample repository, running on this machine; C
 demo-check: .venv/.ready    ## the same detached: start, push a change, verify, stop, nothing left
 	@$(BIN)/python -m reconciler.demo --check
 
-test: .venv/.ready          ## three at a time even on two cores: many wait for other processes
-	$(BIN)/pytest -n 3 --dist loadgroup
+test: .venv/.ready          ## a file at a time, in three workers even on two cores: many tests wait for other processes
+	$(BIN)/pytest -n 3 --dist loadfile --no-loadscope-reorder
 
 bench: .venv/.ready
 	$(BIN)/python -m tests.bench

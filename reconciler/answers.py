@@ -35,7 +35,7 @@ def status(board: Board, git: str, now: Monotonic) -> dict[str, Any]:
         "changes": changes(plan, plan.changes) if plan else [],
         "plan": plan.digest if plan else "",
         "suspended": sorted(board.suspended.values()),
-        "warnings": [*(plan.warnings if plan else ()), *(observed.warnings if observed else ())],
+        "warnings": list(observed.warnings if observed else ()),
         "converged": converged(board),
         "settled": settled(board),
     }

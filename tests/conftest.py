@@ -48,12 +48,9 @@ def _logs_as_before() -> Iterator[None]:
     root.setLevel(level)
 
 
-@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """What starts a whole system or a server once for its module stays in one worker: it is started once, and first."""
-    for item in items:
-        if item.get_closest_marker("e2e") or item.get_closest_marker("server"):
-            item.add_marker(pytest.mark.xdist_group(item.path.stem))
+    """Files that take long go first, so that no worker ends long after the others."""
+    items.sort(key=lambda item: not (item.get_closest_marker("e2e") or "sim" in item.path.parts))
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:

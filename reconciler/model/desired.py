@@ -58,6 +58,7 @@ class Placement:
     spread: str = ""  # label whose values replicas are spread over; `node` spreads over nodes
     strategy: Literal["evenness", "least-loaded", "pack"] = "least-loaded"
     max_per_node: int | None = None
+    rebalance: Literal["never", "gradual"] = "never"  # whether replicas move to a node that has more room
 
 
 @dataclass(frozen=True, slots=True)

@@ -58,6 +58,7 @@ class HoldReason(StrEnum):
     WAITING_LEASE = "WAITING_LEASE"  # its node waits for its lease, or cannot have one now
     CANARY = "CANARY"  # canaries run the new spec first
     CANARY_WAITS = "CANARY_WAITS"  # the canaries are healthy; a person must say that the others may follow
+    REBALANCING = "REBALANCING"  # moves that make the fleet more even go one at a time, after everything else
     TARGET_STARTING = "TARGET_STARTING"  # a moved replica is not healthy at its new node yet
     MASS_FAILURE = "MASS_FAILURE"  # so many nodes vanished at once that nothing is moved
 
@@ -117,6 +118,7 @@ class Plan:
     targets: Mapping[str, NodeTarget]  # only nodes whose assignment changes now, by name
     look_again_at: Monotonic | None = None
     warnings: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()  # what could be better and is left as it is
     digest: str = ""  # 16 hex digits over the change ids
     prune_digest: str = ""  # the same over the stops of what left Git: confirms them while other changes go on
     lost_digest: str = ""  # of nodes that were lost together: confirms that their replicas may be moved

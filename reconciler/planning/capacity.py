@@ -42,13 +42,14 @@ class Room:
     def copy(self) -> Room:
         return Room(self.slots, self.cpu, self.memory, Counter(self.ports), Counter(self.types))
 
-    def share(self, capacity: Capacity) -> float:
-        """The fullest declared dimension, 1 being full."""
-        shares = [self.slots / (capacity.slots or NOMINAL_SLOTS)]
+    def share(self, capacity: Capacity, more: int = 0, of: Resources | None = None) -> float:
+        """The fullest declared dimension, 1 being full; with so many replicas of that size more."""
+        cpu, memory = (0.0, 0) if of is None else (more * (of.cpu or 0.0), more * (of.memory or 0))
+        shares = [(self.slots + more) / (capacity.slots or NOMINAL_SLOTS)]
         if capacity.cpu:
-            shares.append(self.cpu / capacity.cpu)
+            shares.append((self.cpu + cpu) / capacity.cpu)
         if capacity.memory:
-            shares.append(self.memory / capacity.memory)
+            shares.append((self.memory + memory) / capacity.memory)
         return round(max(shares), 6)
 
     def evenness_with(self, package: str) -> float:

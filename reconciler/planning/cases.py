@@ -56,6 +56,11 @@ class World:
     def presence(self, node: str) -> Presence:
         return self.fleet.sites[node].presence
 
+    def rebalanced(self, spec: InstanceSpec, home: Sighting, other: Sighting) -> bool:
+        """Whether a replica got its home beside another one that could have kept it: this situation chose the home only."""
+        gradual = spec.placement.rebalance == "gradual" and not self.fleet.sites[other.node].cordoned
+        return gradual and self.outlook.fresh(home) and not self.outlook.fresh(other)
+
     def forsaken(self, sighting: Sighting) -> bool:
         """Whether the replica does not run there and will not, as far as can be known: another node may be told to run it.
 
@@ -79,6 +84,7 @@ class Step:
     prunes: bool = False  # of an instance that is not in Git any more
     dead: bool = False  # what would be taken away does not work anyway
     forced: bool = False  # a deadline has passed: availability does not hold it back
+    rebalances: bool = False  # only makes the fleet more even
     adopts: bool = False  # runs there already, on a node that does not remember who ordered it
 
     @property

@@ -230,27 +230,24 @@ def _keep(world: World, spec: InstanceSpec, case: Case, seats: Seats, name: str,
 def _step(
     world: World, spec: InstanceSpec, seats: Seats, verdict: Verdict, name: str, home: Sighting, leaves: str
 ) -> Step:
-    node, from_node, reason = home.node, "", change_of_spec(home, spec)
-    cause = Cause.COMMIT
-    fault = ""
     if verdict is Verdict.MOVE:
-        from_node = home.node
-        cause, why = why_move(world, home.node, leaves)
-        reason = ", ".join(part for part in (why, reason) if part)
-        node = "" if world.fleet.sites[from_node].silent else seats.take(avoid=from_node)
-        fault = "" if node else seats.why_none(avoid=from_node)
-    elif verdict is Verdict.RENAME:
+        node = "" if world.fleet.sites[home.node].silent else seats.take(avoid=home.node)
+        step = move(world, spec, name, home, node, *why_move(world, home.node, leaves))
+        if not node and not step.drops and not world.fleet.sites[home.node].silent:
+            step.held(HoldReason.NO_PLACE, seats.why_none(avoid=home.node))
+        return step
+    node, reason = home.node, change_of_spec(home, spec)
+    if verdict is Verdict.RENAME:
         reason = f"renamed from {home.replica}"
     change = make_change(
         world,
         verdict,
-        cause,
+        Cause.COMMIT,
         replica=name,
         instance=spec.name,
         node=node,
         spec=spec,
         before=home,
-        from_node=from_node,
         reason=reason,
     )
     step = Step(change, dead=not home.healthy, forced=world.fleet.sites[home.node].overdue(world.now))
@@ -259,14 +256,26 @@ def _step(
         update = {"replica": name, "instance": spec.name, "policy": policy, "renamed_from": home.replica}
         step.puts = home.entry.model_copy(update=update)
         step.drops = ((node, home.replica),)
-    elif node:
+    else:
         step.puts = make_order(world, spec, name, node)
-        if verdict is Verdict.MOVE and home.entry is not None and _is_leased(spec, home.entry):
+    return step
+
+
+def move(world: World, spec: InstanceSpec, name: str, home: Sighting, node: str, cause: Cause, why: str) -> Step:
+    """A replica goes to another node, with its new spec if it has one; to nowhere (empty) only when its time is up."""
+    from_node, site = home.node, world.fleet.sites[home.node]
+    reason = ", ".join(part for part in (why, change_of_spec(home, spec)) if part)
+    change = make_change(
+        world, Verdict.MOVE, cause, replica=name, instance=spec.name, node=node, spec=spec, before=home,
+        from_node=from_node, reason=reason,
+    )  # fmt: skip
+    step = Step(change, dead=not home.healthy, forced=site.overdue(world.now))
+    if node:
+        step.puts = make_order(world, spec, name, node)
+        if home.entry is not None and _is_leased(spec, home.entry):
             step.drops = ((from_node, home.replica),)  # both are told at once: the lease says when the other may start
-    elif step.forced and not world.fleet.sites[from_node].silent:
+    elif step.forced and not site.silent:
         step.drops = ((from_node, home.replica),)
-    elif not world.fleet.sites[from_node].silent:
-        step.held(HoldReason.NO_PLACE, fault)
     return step
 
 

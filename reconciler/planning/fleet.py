@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 
 from agent.clock import Monotonic
@@ -97,6 +97,10 @@ class Fleet:
 
     def of(self, instance: str) -> Sightings:
         return self.by_instance.get(instance, NOWHERE)
+
+    def on(self, node: str) -> Iterable[Sighting]:
+        """What is seen on a node, in no order."""
+        return self._by_node.get(node, {}).values()
 
     def look(self, cluster: ClusterSpec, observed: ObservedState) -> None:
         """Take in the fleet as it is now; `changed`, `stirred` and `moved` then say what is new about it."""

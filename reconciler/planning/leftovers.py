@@ -46,8 +46,11 @@ def _second_copy(
         or crowded(spec, own[other.node])
         or (outgrown(world, spec, other) if other.entry is not None else "")
     )
-    if leaves:
-        cause, why = why_move(world, other.node, leaves)
+    goes = why_move(world, other.node, leaves) if leaves else None
+    if goes is None and world.rebalanced(spec, home, other):
+        goes = Cause.NODE_JOINED, f"{home.node} has more room"
+    if goes is not None:
+        cause, why = goes
         reason = ", ".join(part for part in (why, change_of_spec(other, spec)) if part)
         change = make_change(
             world,

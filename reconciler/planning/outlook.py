@@ -68,6 +68,15 @@ class Outlook:
             if name != instance:
                 self._count_all(name)
 
+    def complete(self) -> None:
+        """Everything is in the rooms as it will be once all is carried out; nothing more is placed by this plan."""
+        if self._turns is None and not self.stays and not self.gone:
+            return
+        if self._turns is None:
+            self._turns = self._prepared()
+        while self._turns:
+            self._count_all(self._turns.pop())
+
     def _prepared(self) -> list[str]:
         self._renamed = {claim for stay in self.stays.values() for claim in stay.claimed}
         for stay in self.stays.values():

@@ -224,10 +224,7 @@ class Seats:
         return self._heap
 
     def _group(self, node: str) -> str:
-        label = self.instance.placement.spread
-        if not label or label == "node":
-            return node
-        return self.openings.fleet.sites[node].labels.get(label, "")
+        return group(self.openings.fleet, self.instance, node)
 
     def _full(self, node: str) -> str:
         instance = self.instance
@@ -249,6 +246,12 @@ class Seats:
         preferred = sum(matches(text, site.labels, node) for text in placement.prefer)
         strategy = STRATEGIES[placement.strategy](room, site, instance.spec)
         return (-preferred, self._spread[self._group(node)], self.seen[node], *strategy, node)
+
+
+def group(fleet: Fleet, instance: InstanceSpec, node: str) -> str:
+    """The value of the label over which an instance is spread; the node itself when it is spread over nodes."""
+    label = instance.placement.spread
+    return node if label in ("", "node") else fleet.sites[node].labels.get(label, "")
 
 
 def port_taken(room: Room, policy: ReplicaPolicy) -> str:

@@ -18,6 +18,8 @@ from reconciler.planning.memo import Memo
 from reconciler.planning.outlook import Outlook
 from reconciler.planning.packages import Wanted, fetch_first
 from reconciler.planning.place import Openings
+from reconciler.planning.rebalance import gate as gate_rebalancing
+from reconciler.planning.rebalance import rebalance
 from reconciler.planning.targets import edits, target
 
 _SHOWN_ORDER = (Verdict.STOP, Verdict.REPLACE, Verdict.MOVE, Verdict.RECONFIGURE, Verdict.RENAME, Verdict.START)
@@ -48,6 +50,8 @@ def plan(
 def _plan(desired: DesiredState, observed: ObservedState, record: Record, now: Monotonic, memo: Memo) -> Plan:
     world = _world(desired, observed, record, now, memo)
     cases = _examined(world, memo)  # place · compare
+    notes = rebalance(world, cases)
+    cases = dict(sorted(cases.items()))
     found = list(cases.values())
     changes = _in_order(found)
     digest = digest_of_changes(change.id for change in changes)
@@ -59,6 +63,7 @@ def _plan(desired: DesiredState, observed: ObservedState, record: Record, now: M
         fetch_first(world, case, ahead)
         keep_up.spare(world, case)
         rollouts.judge(world, case)
+    gate_rebalancing(found)
     prune.gate(world, found, record, digest)
     made = Plan(
         commit=desired.commit,
@@ -67,6 +72,7 @@ def _plan(desired: DesiredState, observed: ObservedState, record: Record, now: M
         targets=_targets(world, found, ahead, memo),
         look_again_at=_look_again_at(found),
         warnings=observed.warnings,
+        notes=notes,
         digest=digest,
         prune_digest=prune.prune_digest(found),
         lost_digest="" if world.mass_failure is None else world.mass_failure.digest,
@@ -130,7 +136,7 @@ def _examined(world: World, memo: Memo) -> dict[str, Case]:
     for name in names:
         if name not in desired.instances and world.fleet.of(name):
             cases[name] = gone(world, name, claimed)
-    return dict(sorted(cases.items()))
+    return cases
 
 
 def _in_order(cases: list[Case]) -> tuple[Change, ...]:

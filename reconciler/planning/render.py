@@ -35,6 +35,7 @@ def text(plan: Plan) -> str:
     holds = _holds(plan)
     widths = _widths(plan.changes)
     lines = [f"warning: {warning}" for warning in plan.warnings]
+    lines += [f"note: {note}" for note in plan.notes]
     for change in plan.changes:
         lines.append(_line(change, widths))
         hold = holds.get(change.id)
@@ -49,6 +50,7 @@ def markdown(plan: Plan) -> str:
     """A comment for a pull request: the summary, a table, and the reasons why something waits in a part that unfolds."""
     lines = [f"### tdie plan for `{plan.commit[:12]}`", "", f"**{summary(plan)}**"]
     lines += ["", *(f"> ⚠️ {_cell(warning)}" for warning in plan.warnings)] if plan.warnings else []
+    lines += ["", *(f"> {_cell(note)}" for note in plan.notes)] if plan.notes else []
     if plan.changes:
         lines += ["", "| | replica | node | why | cause |", "|---|---|---|---|---|"]
         lines += [_row(change) for change in plan.changes]
@@ -76,6 +78,7 @@ def document(plan: Plan) -> dict[str, Any]:
         "changes": [_change_document(change, holds.get(change.id)) for change in plan.changes],
         "targets": sorted(plan.targets),
         "warnings": list(plan.warnings),
+        "notes": list(plan.notes),
     }
 
 

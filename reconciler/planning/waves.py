@@ -55,7 +55,7 @@ def _dependencies_first(instances: Mapping[str, InstanceSpec]) -> Iterable[str]:
 
 def settled(case: Case) -> bool:
     """Whether later waves may start as far as this instance goes; a suspended one keeps nobody waiting."""
-    return case.spec is None or case.spec.suspend or (case.healthy and not case.steps)
+    return case.spec is None or case.spec.suspend or (case.healthy and all(step.rebalances for step in case.steps))
 
 
 def ready(case: Case | None, condition: str) -> str:
@@ -63,7 +63,9 @@ def ready(case: Case | None, condition: str) -> str:
     if case is None:
         return ""
     open_steps = [
-        s for s in case.steps if s.change.verdict is not Verdict.STOP and not (case.spec and case.spec.suspend)
+        s
+        for s in case.steps
+        if s.change.verdict is not Verdict.STOP and not s.rebalances and not (case.spec and case.spec.suspend)
     ]
     if open_steps:
         return f"{case.instance} still changes: {open_steps[0].change.replica}"

@@ -3,7 +3,7 @@
 fleet a b c                        machines with agents, listed in Git
 join d                             one more machine with an agent, pushed
 controller one                     a controller starts
-commit web@1.0 on 3, at most 1 down      also: `web@1.0 per node 2`, `after db`, `lease strict`, `drop web`
+commit web@1.0 on 3, at most 1 down      also: `web@1.0 per node 2`, `after db`, `lease strict`, `rebalance gradual`, `drop web`
                                    … and `auto revert`, `canary 1`
 settle                             wait until nothing is left to do
 settle within 20s                  … or say what is left
@@ -412,6 +412,8 @@ def _with_clause(instance: InstanceSpec, clause: str) -> InstanceSpec:
         return instance
     if found := re.fullmatch(r"on (\d+)", clause):
         return replace(instance, replicas=int(found[1]))
+    if clause == "rebalance gradual":
+        return replace(instance, placement=replace(instance.placement, rebalance="gradual"))
     if found := re.fullmatch(r"per node (\d+)", clause):
         return replace(instance, replicas=None, per_node=int(found[1]))
     if found := re.fullmatch(r"at most (\d+) down", clause):

@@ -156,6 +156,7 @@ def _placement(body: InstanceBody) -> Placement:
         spread=placement.spread,
         strategy=placement.strategy,
         max_per_node=placement.max_per_node,
+        rebalance=placement.rebalance,
     )
 
 

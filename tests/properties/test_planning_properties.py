@@ -7,7 +7,7 @@ import sys
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -35,6 +35,7 @@ from tests.reconciler.planning.stories import instance
 
 START = Monotonic(1_000_000.0)
 NODES = ("a", "b", "c", "d")
+Strategy = Literal["evenness", "least-loaded", "pack"]
 NAMES = ("ant", "bee", "cat", "dog")
 SLOW = settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 
@@ -46,6 +47,7 @@ def instances(draw: st.DrawFn, name: str) -> InstanceSpec:
     shape = {"per_node": 1 + count % 2} if draw(st.booleans()) and count < 3 else {"replicas": count}
     earlier = [other for other in NAMES if other < name]
     depends = draw(st.sampled_from([None, None, *earlier])) if earlier else None
+    strategy: Strategy = draw(st.sampled_from(["least-loaded", "least-loaded", "pack", "evenness"]))
     return instance(
         name,
         f"{name}@{draw(st.sampled_from(['1.0', '1.1', '1.2']))}",
@@ -57,7 +59,8 @@ def instances(draw: st.DrawFn, name: str) -> InstanceSpec:
             where=draw(st.sampled_from(["", "", "zone == 'x'", "node != 'a'"])),
             spread=draw(st.sampled_from(["", "zone"])),
             max_per_node=draw(st.sampled_from([None, None, 2])),
-            strategy=draw(st.sampled_from(["least-loaded", "least-loaded", "pack", "evenness"])),
+            strategy=strategy,
+            rebalance=draw(st.sampled_from(["never", "gradual"])) if strategy != "pack" else "never",
             prefer=draw(st.sampled_from([(), (), ("zone == 'y'",)])),
         ),
         resources=Resources(cpu=draw(st.sampled_from([None, 1.0, 2.0]))),

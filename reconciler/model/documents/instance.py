@@ -74,6 +74,14 @@ class PlacementBody(Document):
     """A label over whose values replicas are spread; `node` spreads over nodes."""
     strategy: Literal["evenness", "least-loaded", "pack"] = "least-loaded"
     max_per_node: Annotated[int, Field(ge=1)] | None = None
+    rebalance: Literal["never", "gradual"] = "never"
+    """`gradual`: when a node joins or has more room, replicas move there, one at a time; `never`: the plan only says so."""
+
+    @model_validator(mode="after")
+    def _packed_stays_packed(self) -> PlacementBody:
+        if self.rebalance == "gradual" and self.strategy == "pack":
+            raise ValueError("rebalance: gradual evens nodes out, strategy: pack fills them up: choose one")
+        return self
 
 
 class Update(Document):

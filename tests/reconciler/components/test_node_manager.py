@@ -72,13 +72,13 @@ async def eventually(consul: ConsulClient, cluster: str, name: str) -> None:
     raise AssertionError(f"{await leads(consul, cluster)!r} leads, not {name!r}")
 
 
-async def until_said(port: int, text: str) -> None:
-    """The controller's summary mentions the text."""
+async def until_said(port: int, text: str, at: str = "/api/master/status") -> None:
+    """What the controller says there mentions the text."""
     for _ in range(400):
-        if text in await asyncio.to_thread(asked, port, "/api/master/status"):
+        if text in await asyncio.to_thread(asked, port, at):
             return
         await asyncio.sleep(0.05)
-    raise AssertionError(await asyncio.to_thread(asked, port, "/api/master/status"))
+    raise AssertionError(await asyncio.to_thread(asked, port, at))
 
 
 def asked(port: int, path: str) -> str:
@@ -102,7 +102,7 @@ async def test_it_leads_and_gives_up_leadership_when_it_is_stopped(
     async with managing("node-manager.0", document, consul_server, port) as first:
         await eventually(consul, cluster, "node-manager.0")
         async with managing("node-manager.1", document, consul_server, free_port()) as second:
-            assert json.loads(await asyncio.to_thread(asked, port, "/readyz"))["leading"]
+            await until_said(port, '"leading":true', "/readyz")
             await first.component.stop()
             await eventually(consul, cluster, "node-manager.1")
             assert second.state is ObjectState.STARTED

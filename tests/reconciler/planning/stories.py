@@ -181,7 +181,7 @@ class Story:
                 policy["ports"] = (int(next(it)),)
             elif word in ("cpu", "memory"):
                 kwargs.setdefault("res", {})[word] = float(next(it))
-            elif word in ("spread", "strategy"):
+            elif word in ("spread", "strategy", "rebalance"):
                 placement[word] = next(it)
             elif word == "prefer":
                 placement["prefer"] = (next(it).replace("=", " == '") + "'",)
