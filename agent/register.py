@@ -5,13 +5,14 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Callable
+from contextlib import suppress
 
 import structlog
 
 from agent import keys
 from agent.checks import REPLICA_TTL, Entry
 from agent.clock import Clock
-from agent.consul.protocol import Check, CheckGone, Consul, KeyValue, Service
+from agent.consul.protocol import Check, CheckGone, Consul, KeyValue, Service, SessionGone
 from agent.edges import NodeSettings
 from agent.errors import Denied, Refused, TdieError, Waiting
 from agent.ledger import Ledger
@@ -26,6 +27,9 @@ _META_LIMIT = 512  # Consul refuses longer values
 _AT_ONCE = 8  # service entries being written at the same time
 _LINGER = 0.05  # seconds in which changes of replicas are collected …
 _LONGEST_LINGER = 1.0  # … again and again while there are more of them: a rollout is written as where it led
+# Seconds, the least that every Consul allows: our check turns critical only where it is registered, and not if that Consul agent
+# is gone together with us; then this ends our hold on the name.
+_SESSION_TTL = 10.0
 _COMPARE_EVERY = 12  # beats between looks whether Consul still shows what we told it
 
 
@@ -124,6 +128,8 @@ class Registrar:
     async def _beat(self) -> None:
         """The same status and output each time: no raft write. The key shows whether name and session are still ours."""
         await self._consul.check_update(self._check, "passing", self._output)
+        with suppress(SessionGone):  # then it does not hold the key either
+            await self._consul.session_renew(self._session)
         held = await self._consul.get(self._key)
         if held is None or held.session != self._session:
             self._must_be_free(held)
@@ -142,7 +148,10 @@ class Registrar:
         for attempt in range(1, 11):
             try:
                 return await self._consul.session_create(
-                    f"tdie agent {self._settings.node}", ttl=None, lock_delay=0.0, service_checks=(self._check,)
+                    f"tdie agent {self._settings.node}",
+                    ttl=max(_SESSION_TTL, self._settings.beat_ttl),
+                    lock_delay=0.0,
+                    service_checks=(self._check,),
                 )
             except Denied:
                 raise

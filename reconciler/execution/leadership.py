@@ -12,12 +12,15 @@ import structlog
 
 from agent import keys
 from agent.clock import Clock, Monotonic
-from agent.consul.protocol import Check, CheckGone, Consul, KeyValue, Service, TxnOp, TxnRefused
+from agent.consul.protocol import Check, CheckGone, Consul, KeyValue, Service, SessionGone, TxnOp, TxnRefused
 from agent.errors import TdieError, Waiting
 
 log = structlog.get_logger("leadership")
 
 EPOCH_TRIES = 20
+# Seconds, the least that every Consul allows. Our check turns critical in the Consul agent it is registered at: when that is gone
+# together with us, or is cut off, the check stays as it was and only this ends the session.
+SESSION_TTL = 10.0
 
 
 class LeadershipLost(Waiting):
@@ -99,7 +102,10 @@ class Leadership:
         """Wait until this controller leads; the term ends with the block, or by itself (`Term.ended`)."""
         await self._until_registered()
         session = await self._consul.session_create(
-            f"tdie controller {self.name}", ttl=None, lock_delay=0.0, service_checks=[self._check]
+            f"tdie controller {self.name}",
+            ttl=max(SESSION_TTL, 2 * self._ttl),
+            lock_delay=0.0,
+            service_checks=[self._check],
         )
         beats = asyncio.create_task(self._stand_by(session), name="stand-by beats")
         try:
@@ -193,8 +199,10 @@ class Leadership:
         while True:
             await asyncio.sleep(self._ttl / 3)
             await self._consul.check_update(self._check, "passing", self._sentence)
-            if await self._consul.session_info(session) is None:
-                raise LeadershipLost("Consul ended the session while standing by")
+            try:
+                await self._consul.session_renew(session)
+            except SessionGone as error:
+                raise LeadershipLost("Consul ended the session while standing by") from error
 
     async def _keep(self, term: Term) -> None:
         """Beat and prove that the key is still ours; the term ends when it is not, or certainty runs out."""
@@ -203,6 +211,7 @@ class Leadership:
             try:
                 async with asyncio.timeout(self._ttl):
                     await self._consul.check_update(self._check, "passing", self._sentence)
+                    await self._consul.session_renew(term.session)
                     entry = await self._consul.get(keys.leader(self.cluster))
                 if entry is None or entry.session != term.session:
                     self._end(term, "another session holds the leader key, or Consul forgot it")
@@ -210,6 +219,9 @@ class Leadership:
                 term.certain_until = Monotonic(sent + self._ttl)
             except CheckGone:
                 self._end(term, "Consul restarted and forgot this controller")
+                return
+            except SessionGone:
+                self._end(term, "Consul ended the session")
                 return
             except (TdieError, TimeoutError) as error:
                 if self._clock.now() >= term.certain_until:

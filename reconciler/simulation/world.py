@@ -151,7 +151,7 @@ class _Ear:
 
     def renewed(self, session: str, sent: float) -> None:
         held = self.world.store.sessions.get(session)
-        if self.node and held is not None and held.ttl is not None:
+        if self.node and held is not None and held.ttl is not None and not held.service_checks:  # that of its leases
             self.world.watcher.renewed(self.node, session, sent + held.ttl)
 
     def frees(self, keys: Collection[str]) -> None:

@@ -452,6 +452,27 @@ def test_a_second_agent_of_that_name_is_refused_and_touches_nothing() -> None:
     story(body)
 
 
+def test_a_name_is_free_again_when_its_machine_is_gone_with_its_consul_agent() -> None:
+    """Consul's servers go on showing the check of such a machine as it was: only the session's own TTL ends it."""
+
+    async def body(bench: Bench) -> None:
+        async def holder() -> str | None:
+            held = await bench.consul.get(keys.node("c", "a"))
+            return held.session if held is not None else None
+
+        bench.start()
+        await asyncio.sleep(100)
+        assert await holder()
+        await bench.stop()
+        bench.store.checks[keys.agent_check_id("c", "a")].expires = None
+        await asyncio.sleep(31)
+        assert await holder() is None
+        again = bench.start(MemoryLedger())
+        await until(lambda: again.ready)
+
+    story(body)
+
+
 def test_without_an_assignment_or_a_keeper_nothing_is_done() -> None:
     async def body(bench: Bench) -> None:
         agent = bench.start()

@@ -12,7 +12,7 @@ import pytest
 from agent import keys
 from agent.consul.embedded.memory import MemoryConsul
 from agent.consul.embedded.store import Store
-from reconciler.execution.leadership import Leadership, LeadershipLost, Term
+from reconciler.execution.leadership import SESSION_TTL, Leadership, LeadershipLost, Term
 from reconciler.execution.locks import NodeLocks
 from reconciler.simulation import virtual
 from reconciler.simulation.virtual import VirtualClock, VirtualLoop
@@ -91,6 +91,27 @@ async def test_another_takes_over_within_the_ttl_with_a_higher_epoch(stage: Stag
     assert (second[0].epoch, second[0].fresh_consul) == (2, False)
     with pytest.raises(LeadershipLost):
         first[0].must_hold(stage.clock.now())
+    for task in (one, two):
+        task.cancel()
+    await asyncio.gather(one, two, return_exceptions=True)
+
+
+@story
+async def test_another_takes_over_when_the_leader_s_machine_is_gone_with_its_consul_agent(stage: Stage) -> None:
+    """Who is left goes on showing the leader's check as it was: only the session's own TTL ends it."""
+    terms: list[Term] = []
+    one = asyncio.create_task(hold(stage.candidate("one"), terms))
+    await until(lambda: bool(terms))
+    two = asyncio.create_task(hold(stage.candidate("two"), terms))
+    await asyncio.sleep(5 * SESSION_TTL)
+    assert len(terms) == 1
+    stage.clients["one"].cut = True
+    stage.store.checks[keys.controller_check_id("c", "one")].expires = None
+    cut_at = stage.clock.now()
+    await until(lambda: len(terms) == 2)
+    assert stage.clock.now() - cut_at <= 2 * SESSION_TTL + 1.0
+    with pytest.raises(LeadershipLost):
+        terms[0].must_hold(stage.clock.now())
     for task in (one, two):
         task.cancel()
     await asyncio.gather(one, two, return_exceptions=True)
