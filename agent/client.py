@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import socket
 import ssl
 from collections.abc import Callable, Mapping
 from typing import Any, Protocol, TypeVar
 from urllib.parse import quote
 
+import aiohttp
 import httpx
 from httpx_aiohttp import AiohttpTransport
 from pydantic import BaseModel, ValidationError
@@ -20,6 +22,20 @@ M = TypeVar("M", bound=BaseModel)
 
 CONNECT = 5.0  # seconds
 ANSWER = 10.0  # seconds an agent may take for anything that does not wait on purpose
+# A long poll says nothing for most of a minute: whether the other machine is still there is asked below it, by TCP itself. Who is
+# gone without a word (its power, its cable) is known after QUIET + PROBES * EVERY seconds.
+QUIET, EVERY, PROBES = 3, 1, 4
+_ASK_IF_THERE = (
+    (socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1),
+    (socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, QUIET),
+    (socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, EVERY),
+    (socket.IPPROTO_TCP, socket.TCP_KEEPCNT, PROBES),
+    (
+        socket.IPPROTO_TCP,
+        socket.TCP_USER_TIMEOUT,
+        1000 * (QUIET + PROBES * EVERY),
+    ),  # for what was sent and not acknowledged
+)
 _KINDS: Mapping[int, type[TdieError]] = {
     401: Denied,
     403: Denied,
@@ -54,7 +70,7 @@ class NodeApi(Protocol):
 def http_client(*, verify: ssl.SSLContext | None = None, timeout: httpx.Timeout | None = None) -> httpx.AsyncClient:
     """The one way to make an HTTP client: any number of connections, no proxy or redirect, one TLS context to share."""
     context = verify or _default_context()
-    transport = AiohttpTransport(verify=context, limits=httpx.Limits(max_connections=0, keepalive_expiry=60.0))
+    transport = AiohttpTransport(verify=context, client=lambda: _session(context))
     # httpx makes a second TLS context unless it is told one: 34 ms each.
     return httpx.AsyncClient(
         transport=transport,
@@ -64,6 +80,21 @@ def http_client(*, verify: ssl.SSLContext | None = None, timeout: httpx.Timeout 
         follow_redirects=False,
         event_hooks={"request": [_correlated]},
     )
+
+
+def _session(context: ssl.SSLContext) -> aiohttp.ClientSession:
+    """What the transport would make by itself, on sockets that notice when nobody is there any more."""
+    connector = aiohttp.TCPConnector(limit=0, keepalive_timeout=60.0, ssl=context, socket_factory=_socket)
+    return aiohttp.ClientSession(connector=connector)
+
+
+def _socket(address: aiohttp.AddrInfoType) -> socket.socket:
+    family, kind, protocol, _name, _where = address
+    made = socket.socket(family, kind, protocol)
+    for level, option, value in _ASK_IF_THERE:
+        made.setsockopt(level, option, value)
+    made.setblocking(False)
+    return made
 
 
 async def _correlated(request: httpx.Request) -> None:
