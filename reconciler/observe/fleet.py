@@ -22,6 +22,10 @@ from reconciler.observe.witness import Finding, Says, Witness, presence
 log = structlog.get_logger("observe")
 
 WATCH = 55.0  # seconds; longer than a beat, shorter than what proxies cut
+NO_CONSUL = (
+    "CONSUL_UNAVAILABLE",
+    "CONSUL_DENIED",
+)  # problems of a node that can neither be seen in Consul nor hold a lock
 UNHEARD = 3.0  # seconds between looks for nodes that do not answer from the start
 RETRY = (0.2, 5.0)  # seconds between tries to reach an agent: first, longest
 
@@ -43,6 +47,7 @@ class _Node:
     view: NodeView
     catalog: Witness
     poll: Witness
+    own: Witness  # what it says itself of its way to Consul
     joined: bool = False
     reclaim: bool = False
     claimed: int = 0  # the epoch with which we claimed it, or tried to
@@ -97,8 +102,7 @@ class Fleet:
         for name, node in self._nodes.items():
             # What an earlier leadership of ours knew of it may be long over: others have led since.
             node.view = replace(views.unknown(name, now), presence=Presence.JOINING, api=node.view.api)
-            node.catalog = Witness(Says.UNKNOWN, now)
-            node.poll = Witness(Says.UNKNOWN, now)
+            node.catalog = node.poll = node.own = Witness(Says.UNKNOWN, now)
             node.follower = None
             self._nodes[name] = node
         self._wishes_known.clear()
@@ -264,6 +268,7 @@ class Fleet:
         node.reclaim = False
         node.view = views.claimed_view(node.view, answer, now)
         node.poll = node.poll.turn(Says.UP, now)
+        node.own = _own_word(node, now)
         node.joined = True
         self._changed("report")
         report = answer.report
@@ -276,6 +281,7 @@ class Fleet:
             after = views.reported_view(node.view, report, self._clock.now())
             if after != node.view:  # a poll that ran out brings nothing new
                 node.view = after
+                node.own = _own_word(node, self._clock.now())
                 self._changed("report")
 
     async def _claim(self, node: _Node) -> Claimed:
@@ -350,7 +356,7 @@ class Fleet:
         return observed, look_again
 
     def _finding(self, node: _Node, now: Monotonic, lost_after: float, patient: bool) -> Finding:
-        return presence(node.joined or patient, node.catalog, node.poll, now, lost_after)
+        return presence(node.joined or patient, node.catalog, node.poll, now, lost_after, node.own)
 
     def _viewed(self, node: _Node, found: Finding, name: str) -> NodeView:
         """The node's view with its presence; the same object when nothing about it changed."""
@@ -365,12 +371,20 @@ class Fleet:
     def _node(self, name: str, now: Monotonic) -> _Node:
         if name not in self._nodes:
             unknown = Witness(Says.UNKNOWN, now)
-            self._nodes[name] = _Node(views.unknown(name, now), unknown, unknown)
+            self._nodes[name] = _Node(views.unknown(name, now), unknown, unknown, unknown)
         return self._nodes[name]
 
     def _changed(self, reason: str) -> None:
         self.version += 1
         self._wake(reason)
+
+
+def _own_word(node: _Node, now: Monotonic) -> Witness:
+    """What the node's last report says of its way to Consul."""
+    found = next((problem for problem in node.view.problems if problem.code in NO_CONSUL), None)
+    if found is None:
+        return node.own.turn(Says.UP, now)
+    return node.own.turn(Says.DOWN, now, f"says itself that it has no way to Consul ({found.code})")
 
 
 def _holder(entry: KeyValue) -> str:

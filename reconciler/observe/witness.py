@@ -40,13 +40,21 @@ class Finding:
     look_again_at: Monotonic | None = None
 
 
-def presence(joined: bool, catalog: Witness, poll: Witness, now: Monotonic, lost_after: float) -> Finding:
+def presence(
+    joined: bool, catalog: Witness, poll: Witness, now: Monotonic, lost_after: float, own: Witness | None = None
+) -> Finding:
     """Conclude from both witnesses. Only their agreement for `lost_after` seconds makes a node LOST.
 
-    `joined` is False when no agent of that name ever registered, as far as anybody can know.
+    `joined` is False when no agent of that name ever registered, as far as anybody can know. `own` is what a node that answers
+    says of its own way to Consul: while the Consul agent on its machine is cut off, the catalog goes on showing it as it was.
     """
     if poll.says is Says.UP and catalog.says is not Says.DOWN:
-        return Finding(Presence.ALIVE, poll.since)
+        if own is None or own.says is not Says.DOWN:
+            return Finding(Presence.ALIVE, poll.since)
+        cut_off_at = Monotonic(own.since + lost_after)
+        if now < cut_off_at:
+            return Finding(Presence.ALIVE, poll.since, look_again_at=cut_off_at)
+        return Finding(Presence.UNREACHABLE, own.since, f"answers, but {own.detail}")
     if not joined and catalog.says is not Says.UP:
         return Finding(Presence.ABSENT, catalog.since, "no agent of this name has joined yet")
     if poll.says is Says.DOWN and catalog.says is Says.DOWN:

@@ -13,6 +13,7 @@ processes                          which of them are the same as the last time t
 plan                               what the leader would do, and why it waits
 crash agent a · start agent a · forget a (its ledger is lost)
 power off a · power on a · cut a · cut a from controllers · cut a from consul · heal a
+cut a and its consul              … the Consul agent on its machine is cut off from the servers, which go on showing it
 consul away · consul back · wipe consul · revoke a · tamper web.0     what happens to Consul, its sessions and its locks
 self-heal off · window 0 6 * * * for 3600s     sync.selfHeal and sync.windows (UTC), pushed
 apply                              a person approves the plan as it stands
@@ -152,6 +153,7 @@ class Stage:
             (r"power on (\S+)", self._power_on),
             (r"cut (\S+) from controllers", self._cut_controllers),
             (r"cut (\S+) from consul", self._cut_consul),
+            (r"cut (\S+) and its consul", self._cut_its_consul),
             (r"cut (\S+)", self._cut),
             (r"wipe consul", self._wipe),
             (r"revoke (\S+)", self._revoke),
@@ -310,6 +312,9 @@ class Stage:
 
     async def _cut_consul(self, name: str) -> None:
         self.world.cut_consul(name)
+
+    async def _cut_its_consul(self, name: str) -> None:
+        self.world.cut_consul(name, its_own=True)
 
     async def _wipe(self) -> None:
         self.world.wipe_consul()

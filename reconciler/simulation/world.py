@@ -355,9 +355,14 @@ class World:
         if noticed:
             node.moved()
 
-    def cut_consul(self, name: str) -> None:
-        """Only Consul cannot be reached from this node."""
+    def cut_consul(self, name: str, *, its_own: bool = False) -> None:
+        """Only Consul cannot be reached from this node.
+
+        With `its_own` there is a Consul agent on the machine, which is cut off from the servers: they go on showing its check.
+        """
         self.nodes[name].consul_cut = True
+        if its_own:
+            self.store.checks[keys.agent_check_id(CLUSTER, name)].expires = None
         self._apply_cuts()
 
     def deafen(self, name: str, deaf: bool) -> None:

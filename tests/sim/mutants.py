@@ -37,6 +37,7 @@ from agent.register import Registrar
 from agent.stock import Stock
 from agent.wire import Accepted, Assignment, content_digest
 from reconciler import answers, loop
+from reconciler.execution import leadership
 from reconciler.execution.leadership import Leadership, Term
 from reconciler.execution.locks import NodeLocks
 from reconciler.execution.publish import Publisher
@@ -467,10 +468,10 @@ def one_witness_is_enough(patch: Patch) -> None:
     """A node is lost as soon as we cannot reach it, whatever Consul says."""
     both = witness.presence
 
-    def one(joined: Any, catalog: Any, poll: Any, now: Any, lost_after: Any) -> Finding:
+    def one(joined: Any, catalog: Any, poll: Any, now: Any, lost_after: Any, own: Any) -> Finding:
         if joined and poll.says is Says.DOWN and now - poll.since >= lost_after:
             return Finding(Presence.LOST, poll.since, poll.detail)
-        return both(joined, catalog, poll, now, lost_after)
+        return both(joined, catalog, poll, now, lost_after, own)
 
     patch.setattr(observed_fleet, "presence", one)
 
@@ -718,7 +719,7 @@ async def _no_sweep(_self: object) -> None:
 
 @breaking("one controller leads")
 def sessions_of_an_earlier_life_stay(patch: Patch) -> None:
-    """A controller that restarts keeps the lock of its earlier life alive by its own beats."""
+    """A controller that restarts keeps the lock of its earlier life alive by its own beats: nothing but a check ends a session."""
 
     async def registered(self: Leadership) -> None:
         while True:
@@ -728,6 +729,7 @@ def sessions_of_an_earlier_life_stay(patch: Patch) -> None:
                 await asyncio.sleep(1.0)
 
     patch.setattr(Leadership, "_until_registered", registered)
+    patch.setattr(leadership, "SESSION_TTL", 86_400.0)
 
 
 @breaking("one controller leads")

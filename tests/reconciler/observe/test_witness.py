@@ -39,6 +39,29 @@ def test_every_pair_of_words(joined: bool, catalog: Says, poll: Says, now: float
     assert found.presence is expected
 
 
+@pytest.mark.parametrize(
+    ("catalog", "own", "now", "expected", "again"),
+    [
+        (UP, UP, 100, Presence.ALIVE, None),
+        (UP, UNKNOWN, 100, Presence.ALIVE, None),
+        (UP, DOWN, 14.9, Presence.ALIVE, 15.0),  # an election is over soon
+        (UP, DOWN, 15, Presence.UNREACHABLE, None),  # the Consul agent on its machine is cut off, too
+        (UNKNOWN, DOWN, 15, Presence.UNREACHABLE, None),
+        (DOWN, DOWN, 1, Presence.UNREACHABLE, None),
+    ],
+)
+def test_a_node_that_answers_knows_whether_it_reaches_consul(
+    catalog: Says, own: Says, now: float, expected: Presence, again: float | None
+) -> None:
+    found = presence(True, witness(catalog), witness(UP), Monotonic(now), LOST_AFTER, witness(own))
+    assert (found.presence, found.look_again_at) == (expected, again)
+
+
+def test_what_a_silent_node_said_of_itself_counts_no_more() -> None:
+    found = presence(True, witness(UP), witness(DOWN), Monotonic(100.0), LOST_AFTER, witness(DOWN))
+    assert (found.presence, found.detail) == (Presence.UNREACHABLE, "down")
+
+
 def test_lost_counts_from_the_later_witness() -> None:
     catalog, poll = witness(DOWN, since=2.0), witness(DOWN, since=10.0)
     waiting = presence(True, catalog, poll, Monotonic(20.0), LOST_AFTER)
