@@ -26,8 +26,9 @@ bench: .venv/.ready
 sim: .venv/.ready           ## seeded histories of the whole system with faults, on virtual time
 	$(BIN)/python -m reconciler.simulation --seeds 200
 
-lease-rounds: .venv/.ready  ## trouble for a strict lease with real processes and a real Consul, seen by an outside witness
+lease-rounds: .venv/.ready  ## trouble for a strict lease with real processes and real Consuls (as root), seen by an outside witness
 	$(BIN)/python -m tests.e2e.rounds --rounds 50
+	$(BIN)/python -m tests.e2e.rounds --servers 3 --rounds 50 --outage 60
 
 sim-nightly: .venv/.ready   ## 25,000 of them; interrupted, it goes on where it was
 	$(BIN)/python -m reconciler.simulation --seeds 25000 --notes .cache/sim-nightly.jsonl

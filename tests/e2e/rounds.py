@@ -18,12 +18,13 @@ import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
-from itertools import pairwise
 from pathlib import Path
 
-from tests.conftest import ConsulServer, make_embedded, make_real
+from tests.conftest import NO_CONSUL, ConsulServer, consul_binary, make_embedded, make_real
 from tests.e2e.cable import Cable
-from tests.e2e.system import System, instance, kill, package, system, until
+from tests.e2e.system import kill, system, until
+from tests.e2e.troubles import PROFILES, Expected, far
+from tests.e2e.witness import Life, Watched, clock, faults
 
 NODES = ("n1", "n2", "n3")
 FIGURES = {
@@ -31,100 +32,26 @@ FIGURES = {
     "lockDelay": "3s",
 }  # fmt: skip
 T, D = 2.0, 3.0
-BEAT = 0.02
-
-WITNESS = """
-import os, sys, time
-def beat(role):
-    me = f"{os.environ['TDIE_HOST']} {role} {os.getpid()} {os.environ['TDIE_NODE']} {os.environ['TDIE_LEASE']}"
-    out = os.open(sys.argv[1], os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
-    while True:
-        os.write(out, f"{time.clock_gettime(time.CLOCK_BOOTTIME):.6f} {me}\\n".encode())
-        time.sleep(BEAT)
-if os.fork() == 0:
-    os.setsid()
-    import signal
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    beat("child")
-beat("main")
-"""
-
-
-@dataclass(frozen=True, slots=True)
-class Life:
-    """One launch of the replica, with all processes of it, as the witness saw it."""
-
-    launch: str
-    node: str
-    token: tuple[int, int]
-    first: float
-    last: float
-
-
-def lives(file: Path) -> list[Life]:
-    """Every launch, in the order in which they began."""
-    found: dict[str, Life] = {}
-    for line in file.read_text().splitlines() if file.exists() else ():
-        at, launch, _role, _pid, node, token = line.split()
-        epoch, _, index = token.partition(".")
-        now, before = float(at), found.get(launch)
-        found[launch] = Life(
-            launch, node, (int(epoch), int(index)),
-            min(now, before.first) if before else now, max(now, before.last) if before else now,
-        )  # fmt: skip
-    return sorted(found.values(), key=lambda life: life.first)
-
-
-def faults(seen: list[Life]) -> list[str]:
-    """What must not be: two at once, or a later one with a lower token."""
-    wrong = []
-    for before, after in pairwise(seen):
-        if after.first <= before.last:
-            wrong.append(f"overlap of {before.last - after.first:.3f} s: {before} and {after}")
-        if after.token < before.token:
-            wrong.append(f"token went down: {before} and {after}")
-    return wrong
 
 
 @dataclass
-class Trial:
+class Trial(Watched):
     """Three agents, each with a cable to Consul, one controller, and one leased replica."""
 
-    made: System
-    server: ConsulServer
-    seed: int = 0
+    server: ConsulServer = field(kw_only=True)
+    seed: int = field(kw_only=True, default=0)
     cables: dict[str, Cable] = field(default_factory=dict)
     agents: dict[str, int] = field(default_factory=dict)  # pid
-    told: list[str] = field(default_factory=list)
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         self.random = random.Random(self.seed)
 
-    @property
-    def file(self) -> Path:
-        return self.made.folder / "witness.txt"
-
     def begin(self) -> None:
-        manifest = {
-            "name": "witness", "version": "1.0.0", "runtime": "exec",
-            "command": [sys.executable, "-c", WITNESS.replace("BEAT", str(BEAT)), str(self.file)],
-        }  # fmt: skip
         gone = dict.fromkeys(
             ("watch.yaml", "sleep.yaml", "each.yaml", "packages.yaml", "packages/sleeper/manifest.json")
         )
-        self.made.repo.push(
-            {
-                **gone,
-                "packages/witness/manifest.json": json.dumps(manifest),
-                "witness.yaml": "---\n".join(
-                    (
-                        package("witness", path="packages/witness"),
-                        instance("one", package="witness@1.0.0", replicas=1, lease="strict"),
-                    )
-                ),
-            },
-            "a leased witness",
-        )
+        self.made.repo.push({**gone, **self.documents()}, "a leased witness")
         for node in NODES:
             self.cables[node] = Cable(self.server.port)
             self.start(node)
@@ -143,34 +70,6 @@ class Trial:
     def unplug(self) -> None:
         for cable in self.cables.values():
             cable.close()
-
-    # -- what the witness sees
-
-    def now(self) -> Life | None:
-        """The launch that lives now."""
-        seen = lives(self.file)
-        return seen[-1] if seen and self.clock() - seen[-1].last < 10 * BEAT else None
-
-    @staticmethod
-    def clock() -> float:
-        return time.clock_gettime(time.CLOCK_BOOTTIME)
-
-    def runs(self, but: str = "", within: float = 60.0) -> Life:
-        """The launch that lives now and is another one than that."""
-
-        def look() -> Life | None:
-            found = self.now()
-            return found if found is not None and found.launch != but else None
-
-        found: Life = until(look, f"another launch than {but or 'none'} lives", seen=self.seen, within=within)
-        return found
-
-    def seen(self) -> str:
-        """What the programs say and what the witness saw, for a failure's message."""
-        rows = [json.dumps(row) for one in self.made.status()["instances"] for row in one["replicas"]]
-        keepers = [file.read_text()[-1000:] for file in self.made.data.glob("nodes/*/keeper.log")]
-        beats = self.file.read_text().splitlines()[-5:] if self.file.exists() else []
-        return "\n".join([*rows, *keepers, *self.told, *beats, f"now {self.clock():.3f}", self.made.logs()])
 
     # -- what goes wrong
 
@@ -229,11 +128,11 @@ class Trial:
 
     def node_is_drained(self, life: Life) -> None:
         """A person wants the node empty: it moves on without anything having to run out."""
-        began = self.clock()
+        began = clock()
         done = self.made.asked("drain", life.node)
         assert done.returncode == 0, done.stderr
         after = self.runs(but=life.launch)
-        gap, whole = after.first - life_end(self.file, life), after.first - began
+        gap, whole = after.first - self.ended(life), after.first - began
         self.told[-1] += f" (handed over in {gap:.2f} s, {whole:.2f} s after it was asked)"
         assert self.made.asked("uncordon", life.node).returncode == 0
 
@@ -255,10 +154,10 @@ class Trial:
 
     def round(self, number: int, trouble: Callable[[Life], None]) -> None:
         life = self.runs(within=30.0)
-        began = self.clock()
+        began = clock()
         self.told.append(f"{number:3} {trouble.__name__} on {life.node}")
         trouble(life)
-        self.told[-1] += f": {self.clock() - began:.1f} s"
+        self.told[-1] += f": {clock() - began:.1f} s"
 
     @property
     def troubles(self) -> tuple[Callable[[Life], None], ...]:
@@ -269,16 +168,11 @@ class Trial:
         )  # fmt: skip
 
 
-def life_end(file: Path, life: Life) -> float:
-    """When the last process of a launch was last seen."""
-    return next(seen.last for seen in lives(file) if seen.launch == life.launch)
-
-
 @contextmanager
 def trial(server: ConsulServer, seed: int = 0) -> Iterator[Trial]:
     """The system runs, and the witness is seen."""
     with system(server.http, NODES, failover={"lostAfter": "1s"}, leases=FIGURES) as made, ExitStack() as ends:
-        found = Trial(made, server, seed)
+        found = Trial(made, server=server, seed=seed)
         ends.callback(found.unplug)
         ends.callback(made.close)  # the agents give their leases back through the cables
         ends.callback(found.close)
@@ -292,7 +186,20 @@ def main() -> int:
     options.add_argument("--rounds", type=int, default=50)
     options.add_argument("--seed", type=int, default=int(time.time()))
     options.add_argument("--consul", choices=["real", "embedded"], default="real")
+    options.add_argument("--servers", type=int, choices=[1, 3], default=1, help="3: on machines of their own (as root)")
+    options.add_argument("--profile", choices=sorted(PROFILES), default="accelerated", help="with --servers 3")
+    options.add_argument("--only", metavar="TROUBLE", help="with --servers 3")
+    options.add_argument(
+        "--outage", type=float, metavar="SECONDS", help="with --servers 3: then Consul is down for so long"
+    )
     given = options.parse_args()
+    wrong = on_machines(given) if given.servers == 3 else on_this_machine(given)
+    print(*wrong, sep="\n")  # noqa: T201
+    return 1 if wrong else 0
+
+
+def on_this_machine(given: argparse.Namespace) -> list[str]:
+    """One Consul, and cables to it; what the witness saw that must not be."""
     with tempfile.TemporaryDirectory(prefix="tdie-rounds-") as folder:
         server = {"real": make_real, "embedded": make_embedded}[given.consul](Path(folder))
         server.start()
@@ -302,13 +209,41 @@ def main() -> int:
                     trouble = made.random.choice(made.troubles)
                     made.round(number, trouble)
                     print(*made.told[-1:], flush=True)  # noqa: T201
-                seen = lives(made.file)
+                seen = made.lives()
         finally:
             server.stop()
     wrong = faults(seen)
     print(f"{given.rounds} rounds, seed {given.seed}, T={T:g} D={D:g}: {len(seen)} launches, {len(wrong)} faults")  # noqa: T201
-    print(*wrong, sep="\n")  # noqa: T201
-    return 1 if wrong else 0
+    return wrong
+
+
+def on_machines(given: argparse.Namespace) -> list[str]:
+    """Three Consul servers, controllers and nodes on machines of their own; what the witness saw that must not be."""
+    binary = consul_binary()
+    assert binary is not None, NO_CONSUL
+    profile = PROFILES[given.profile]
+    with far(binary, profile, given.seed) as made:
+        troubles = [each for each in made.troubles if given.only in (None, each[1].__name__)]
+        bag: list[tuple[Expected, Callable[[Life], None]]] = []
+        for number in range(1, given.rounds + 1):
+            bag = bag or made.random.sample(troubles, len(troubles))  # each comes once before any comes again
+            expected, trouble = bag.pop()
+            made.round(number, trouble.__name__, expected, trouble)
+            print(*made.told[-1:], flush=True)  # noqa: T201
+        if given.outage:
+            print(made.outage(given.outage), flush=True)  # noqa: T201
+        seen, took = made.lives(), sorted(made.failovers)
+    wrong = faults(seen)
+    for line in made.odd:
+        print(f"not as expected: {line}")  # noqa: T201
+    head = f"{given.rounds} rounds, seed {given.seed}, T={profile.ttl:g} D={profile.lock_delay:g}: {len(seen)} launches"
+    kernel = f"the kernel told of every end but {made.ends.missed}" if made.ends else "the kernel does not tell of ends"
+    print(f"{head}, {len(wrong)} faults ({kernel})")  # noqa: T201
+    if took:
+        late = sum(each > profile.bound for each in took)
+        p50, p99 = took[len(took) // 2], took[-1 - len(took) // 100]
+        print(f"{len(took)} failovers: p50 {p50:.1f} s, p99 {p99:.1f} s, bound {profile.bound:g} s, later {late}")  # noqa: T201
+    return wrong
 
 
 if __name__ == "__main__":

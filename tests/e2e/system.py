@@ -251,20 +251,25 @@ class System:
         self.started.append(process)
         return process
 
+    def stop(self) -> None:
+        """Everything is told to end in the orderly way, and leaves nothing behind."""
+        unexpected: list[str] = []
+        if (self.data / "up.json").exists():
+            done = self.tdie("down", "--data", str(self.data))
+            if done.returncode:
+                unexpected.append(done.stdout + done.stderr)
+        for process in self.started:
+            process.terminate()
+        for process in self.started:
+            with suppress(subprocess.TimeoutExpired):
+                process.wait(20)
+        unexpected += leftovers(self.data)
+        assert not unexpected, f"left behind: {unexpected}\n{self.logs()}"
+
     def close(self) -> None:
         """Everything is ended, and nothing was left by the orderly way."""
-        unexpected: list[str] = []
         try:
-            if (self.data / "up.json").exists():
-                done = self.tdie("down", "--data", str(self.data))
-                if done.returncode:
-                    unexpected.append(done.stdout + done.stderr)
-            for process in self.started:
-                process.terminate()
-            for process in self.started:
-                with suppress(subprocess.TimeoutExpired):
-                    process.wait(20)
-            unexpected += leftovers(self.data)
+            self.stop()
         finally:
             for process in self.started:
                 if process.poll() is None:
@@ -274,7 +279,6 @@ class System:
                 if found := re.match(r"pid (\d+):", line):
                     with suppress(ProcessLookupError):
                         os.kill(int(found[1]), signal.SIGKILL)
-        assert not unexpected, f"left behind: {unexpected}\n{self.logs()}"
 
     def logs(self, size: int = 3000) -> str:
         """The ends of all logs, for a failure's message."""

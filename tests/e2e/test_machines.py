@@ -10,9 +10,7 @@ import stat
 import subprocess
 import sys
 import time
-import uuid
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +19,7 @@ import pytest
 
 from agent.consul.process import dev_command
 from tests.conftest import ConsulServer, consul_binary
+from tests.e2e.network import network
 from tests.e2e.system import System, documents, pids, system, until
 
 pytestmark = [
@@ -34,40 +33,10 @@ pytestmark = [
 MACHINES = {"n1": "10.213.77.1", "n2": "10.213.77.2", "n3": "10.213.77.3"}
 
 
-def ip(*words: str) -> None:
-    done = subprocess.run(["ip", *words], capture_output=True, text=True, timeout=20, check=False)
-    assert done.returncode == 0, f"ip {' '.join(words)}: {done.stderr}"
-
-
-@contextmanager
-def network() -> Iterator[dict[str, str]]:
-    """Machine → its namespace, all joined by a bridge in a namespace of its own; nothing of it is in this machine's network."""
-    run = f"tdie{uuid.uuid4().hex[:6]}"
-    switch, spaces = f"{run}sw", {name: f"{run}{name}" for name in MACHINES}
-    made: list[str] = []
-    try:
-        for space in (switch, *spaces.values()):
-            ip("netns", "add", space)
-            made.append(space)
-            ip("-n", space, "link", "set", "lo", "up")
-        ip("-n", switch, "link", "add", "br0", "type", "bridge")
-        ip("-n", switch, "link", "set", "br0", "up")
-        for name, space in spaces.items():
-            ip("-n", switch, "link", "add", f"to-{name}", "type", "veth", "peer", "name", "eth0", "netns", space)
-            ip("-n", switch, "link", "set", f"to-{name}", "master", "br0")
-            ip("-n", switch, "link", "set", f"to-{name}", "up")
-            ip("-n", space, "addr", "add", f"{MACHINES[name]}/24", "dev", "eth0")
-            ip("-n", space, "link", "set", "eth0", "up")
-        yield spaces
-    finally:
-        for space in made:
-            ip("netns", "del", space)
-
-
 class Machines:
     """Programs that run on one of the machines, each with its own /var/lib."""
 
-    def __init__(self, made: System, spaces: dict[str, str]) -> None:
+    def __init__(self, made: System, spaces: Mapping[str, str]) -> None:
         self.made = made
         self.spaces = spaces
         self.running: list[subprocess.Popen[bytes]] = []
@@ -163,8 +132,8 @@ def test_machines_join_with_the_printed_commands(consul_server: ConsulServer) ->
     binary = consul_binary()
     assert binary is not None
     first = MACHINES["n1"]
-    with system(consul_server.http) as made, network() as spaces:
-        machines = Machines(made, spaces)
+    with system(consul_server.http) as made, network(MACHINES) as joined:
+        machines = Machines(made, joined.spaces)
         try:
             _consul(machines, binary, first)
             home = made.folder / "made"
@@ -204,7 +173,7 @@ def test_machines_join_with_the_printed_commands(consul_server: ConsulServer) ->
             for replica, pid in pids(status).items():
                 assert psutil.Process(pid).is_running(), replica
                 assert os.stat(f"/proc/{pid}/ns/net").st_ino in {
-                    os.stat(f"/run/netns/{s}").st_ino for s in spaces.values()
+                    os.stat(f"/run/netns/{s}").st_ino for s in joined.spaces.values()
                 }
 
             _no_token_is_seen(machines, home)

@@ -1,0 +1,348 @@
+"""What can go wrong between machines, and what a leased replica must then do; on the rig of several machines."""
+
+from __future__ import annotations
+
+import random
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from tests.e2e.rig import CONTROLLERS, SERVERS, Rig, rig
+from tests.e2e.system import NODES, kill, until
+from tests.e2e.witness import Ends, Life, Watched, clock
+
+Expected = Literal["moves", "stays", "either"]
+LOSE_THE_NODE = (
+    "machine_dies",
+    "both_machines_die",
+    "node_is_alone",
+)  # what runs there without a lease starts elsewhere, too
+
+
+@dataclass(frozen=True)
+class Profile:
+    """Figures of leases, and how quickly everybody else notices that somebody is gone."""
+
+    ttl: float
+    lock_delay: float
+    leases: Mapping[str, str]
+    lost_after: str
+    hcl: str = ""
+    agent: Sequence[str] = ()
+    controller: Sequence[str] = ()
+
+    @property
+    def bound(self) -> float:
+        """How long a failover may take."""
+        return 2 * self.ttl + self.lock_delay + 10
+
+
+PROFILES = {
+    "accelerated": Profile(
+        2.0, 3.0,
+        {"ttl": "2s", "renewEvery": "300ms", "httpTimeout": "300ms", "fenceGrace": "400ms", "killSlack": "300ms",
+         "lockDelay": "3s"},
+        "1s",
+        'gossip_lan { gossip_interval = "100ms" probe_interval = "300ms" probe_timeout = "200ms" suspicion_mult = 2 } ',
+        ("--beat-ttl", "2"), ("--beat-ttl", "1", "--agent-ttl", "2"),
+    ),
+    "fast": Profile(15.0, 20.0, {"profile": "fast"}, "15s"),
+}  # fmt: skip
+
+
+@dataclass
+class Far(Watched):
+    """Three nodes, two controllers and three Consul servers, each on a machine of its own, and one leased replica."""
+
+    rig: Rig = field(kw_only=True)
+    profile: Profile = field(kw_only=True)
+    random: random.Random = field(kw_only=True)
+    failovers: list[float] = field(default_factory=list)  # seconds
+    odd: list[str] = field(default_factory=list)  # what was not expected, though nothing ran twice
+
+    def begin(self) -> None:
+        gone = dict.fromkeys(("watch.yaml", "each.yaml"))
+        self.made.repo.push({**gone, **self.documents()}, "a leased witness")
+        self.rig.begin()
+        self.runs()
+        until(self.well, "everything runs", seen=self.seen, within=60)
+
+    def presence(self, node: str) -> str:
+        """What the leader thinks of the node."""
+        return next((str(each["presence"]) for each in self.made.status()["nodes"] if each["name"] == node), "")
+
+    def well(self) -> bool:
+        """Whether every node is alive and everything runs as it should."""
+        status = self.made.status()
+        alive = [node for node in status["nodes"] if node["presence"] == "alive"]
+        return bool(status["converged"]) and len(alive) == len(NODES)
+
+    # -- Consul away for long
+
+    def outage(self, seconds: float) -> str:
+        """All servers are down for so long: nothing without a lease is touched, a crash is healed on the spot."""
+        life, before, began = self.runs(), self.rig.plain(), clock()
+        victim, (_, old, _) = sorted(before.items())[0]
+        self.rig.consuls.kill(*SERVERS)
+        unavailable = "CONSUL_UNAVAILABLE"
+        until(lambda: all(unavailable in self.rig.problems(n) for n in NODES), "all nodes say so", seen=self.rig.logs)
+        said = clock() - began
+        kill(old)
+        until(
+            lambda: set(self.made.hosts(victim)) - {old}, f"{victim} is started again by its node", seen=self.rig.logs
+        )
+        again = clock() - began - said
+        while clock() < began + seconds:
+            self.same(before, but=victim)
+            time.sleep(0.5)
+        assert self.now() is None, "strict does not outlive Consul"
+        self.rig.consuls.start(*SERVERS)
+        back = clock()
+        self.rig.led()
+        leads = clock() - back
+        until(self.well, "all is well again", seen=self.seen, within=120)
+        after = self.rig.plain()
+        assert {one: row for one, row in after.items() if one != victim} == {
+            one: row for one, row in before.items() if one != victim
+        }, "nobody without a lease was touched"
+        assert after[victim][2] == before[victim][2] + 1
+        assert self.rig.registered() >= {*before, "one.0"}, "everything is in the catalog again"
+        assert self.runs(but=life.launch).token > life.token
+        return (
+            f"Consul down for {back - began:.0f} s: CONSUL_UNAVAILABLE on all nodes after {said:.1f} s, a crashed host "
+            f"started again after {again:.1f} s, {len(before) - 1} others untouched; back: led after {leads:.1f} s, "
+            f"all well after {clock() - back:.1f} s"
+        )
+
+    def same(self, rows: Mapping[str, tuple[str, int, int]], *, but: str = "") -> None:
+        """Each replica is exactly the process it was, seen without asking anybody."""
+        for replica, (_, pid, _) in rows.items():
+            assert replica == but or self.made.hosts(replica) == [pid], f"{replica} is not as it was\n{self.rig.logs()}"
+
+    # -- a round
+
+    def round(self, number: int, name: str, expected: Expected, trouble: Callable[[Life], None]) -> None:
+        """One trouble; afterwards everything is as good as before, and what it led to is told."""
+        life, plain, began = self.runs(), self.rig.plain(), clock()
+        self.since = began
+        self.told.append(f"{number:3} {name} on {life.node}")
+        trouble(life)
+        self.rig.heal()
+        until(self.well, f"all is well after {name}", seen=self.seen, within=120)
+        self._tell(name, expected, life, plain)
+        self.told[-1] += f"; {clock() - began:.1f} s in all"
+
+    def _tell(self, name: str, expected: Expected, life: Life, plain: Mapping[str, tuple[str, int, int]]) -> None:
+        seen = self.lives()
+        after = seen[seen.index(next(one for one in seen if one.launch == life.launch)) + 1 :]
+        if not after:
+            self.told[-1] += ": stays"
+            if expected == "moves":
+                self.odd.append(f"{self.told[-1]}, though it must not")
+        else:
+            taken, gap = after[0].first - self.since, after[0].first - self.ended(life)
+            self.told[-1] += f": on {after[0].node} after {taken:.1f} s, {gap:.2f} s after the end of the other"
+            self.failovers.append(max(0.0, taken))
+            if expected == "stays":
+                self.odd.append(f"{self.told[-1]}, though it need not move")
+        if len(after) > 1:
+            self.told[-1] += f", {len(after)} launches"
+        spared = {one: row for one, row in plain.items() if row[0] != life.node or name not in LOSE_THE_NODE}
+        now = self.rig.plain()
+        if touched := {one for one, row in spared.items() if now.get(one) != row}:
+            self.odd.append(f"{self.told[-1]}: without a lease, but not as before: {sorted(touched)}")
+
+    # -- the controllers
+
+    def leader_dies(self, life: Life) -> None:
+        """kill -9 of the controller that leads; the other one takes over."""
+        self._leads_on(lambda old: self.rig.kill(old))
+
+    def leader_s_machine_dies(self, life: Life) -> None:
+        """… with its machine, so that nobody takes leave of anybody."""
+        leader = self._leads_on(self.rig.fail)
+        self.rig.boot(leader)
+
+    def leader_is_cut_from_consul(self, life: Life) -> None:
+        """It reaches the nodes, but none of Consul's servers."""
+        self._leads_on(lambda old: self.rig.network.cut([old], SERVERS))
+
+    def controllers_do_not_reach_the_node(self, life: Life) -> None:
+        """Both of them; the node and Consul do reach each other."""
+        self.rig.network.cut(CONTROLLERS, [life.node])
+        unreachable = f"{life.node} is unreachable"
+        until(lambda: self.presence(life.node) == "unreachable", unreachable, seen=self.seen, within=30)
+        time.sleep(self.profile.ttl + self.profile.lock_delay)  # in which it could be taken for lost
+
+    def _leads_on(self, trouble: Callable[[str], None]) -> str:
+        old, began = self.rig.led(), clock()
+        trouble(old)
+        self.rig.led(but=old)
+        self.told[-1] += f" (another leads after {clock() - began:.1f} s)"
+        return old
+
+    # -- Consul
+
+    def consul_s_leader_dies(self, life: Life) -> None:
+        """Its servers elect another one."""
+        old, began = self.rig.consuls.leader(), clock()
+        self.rig.consuls.kill(old)
+        until(lambda: self.rig.consuls.leader(but=(old,)), "an election", seen=self.rig.logs)
+        self.told[-1] += f" (elected after {clock() - began:.1f} s)"
+        time.sleep(self.profile.ttl)
+
+    def consul_s_leader_is_alone(self, life: Life) -> None:
+        """It is cut from the other servers, but not from anybody else."""
+        old = self.rig.consuls.leader()
+        others = [server for server in SERVERS if server != old]
+        self.rig.network.cut([old], others)
+        until(lambda: self.rig.consuls.leader(but=(old,)), "an election", seen=self.rig.logs)
+        time.sleep(self.profile.ttl + self.profile.lock_delay)
+
+    def consul_is_down(self, life: Life) -> None:
+        """All three servers are killed, and come back."""
+        self.rig.consuls.kill(*SERVERS)
+        until(lambda: self.now() is None, "nothing lives", seen=self.seen, within=self.profile.ttl + 5)
+        time.sleep(self.random.uniform(0, 2 * self.profile.ttl))
+        self.since = clock()
+        self.rig.consuls.start(*SERVERS)
+        self.runs(but=life.launch)
+
+    def its_consul_client_dies(self, life: Life) -> None:
+        """kill -9 of the Consul on its machine, which is started again."""
+        self.rig.consuls.kill(life.node)
+        time.sleep(self.random.uniform(0, self.profile.ttl))
+        self.rig.consuls.start(life.node)
+        time.sleep(self.profile.ttl + self.profile.lock_delay)
+
+    def its_consul_client_leaves(self, life: Life) -> None:
+        """It is told to end and takes leave: the node is gone from the catalog with its sessions."""
+        self.rig.consuls.leave(life.node)
+        self.runs(but=life.launch)
+
+    def session_is_ended(self, life: Life) -> None:
+        """Somebody destroys the session."""
+        for session in self._ask("session/list"):
+            if session["Name"] == f"tdie leases of {life.node}":
+                self._ask(f"session/destroy/{session['ID']}", method="PUT")
+        self.runs(but=life.launch)
+
+    def lock_is_deleted(self, life: Life) -> None:
+        self._ask(f"kv/tdie/{self.made.name}/leases/one.0", method="DELETE")
+        self.runs(but=life.launch)
+
+    def lock_is_written_over(self, life: Life) -> None:
+        """Somebody puts something else there."""
+        self._ask(f"kv/tdie/{self.made.name}/leases/one.0", method="PUT", body=b"mine")
+        self.runs(but=life.launch)
+
+    def _ask(self, path: str, **more: Any) -> Any:
+        """At any server that answers."""
+        for server in SERVERS:
+            try:
+                return self.rig.consuls.ask(server, path, **more)
+            except OSError:
+                continue
+        raise AssertionError(f"no server answers to {path}")
+
+    # -- the node
+
+    def node_is_cut_from_consul(self, life: Life) -> None:
+        """Everything between the node and Consul's servers is lost; controllers reach it."""
+        self.rig.network.cut([life.node], SERVERS)
+        self.runs(but=life.launch)
+
+    def consul_does_not_hear_the_node(self, life: Life) -> None:
+        self.rig.network.cut([life.node], SERVERS, back=False)
+        self.runs(but=life.launch)
+
+    def the_node_does_not_hear_consul(self, life: Life) -> None:
+        self.rig.network.cut(SERVERS, [life.node], back=False)
+        self.runs(but=life.launch)
+
+    def node_is_alone(self, life: Life) -> None:
+        """Nobody reaches it."""
+        self.rig.network.cut([life.node], self.rig.network.addresses)
+        self.runs(but=life.launch, within=120)
+
+    def link_flaps(self, life: Life) -> None:
+        """The way to Consul comes and goes."""
+        until_then = clock() + 4 * self.profile.ttl
+        while clock() < until_then:
+            self.rig.network.cut([life.node], SERVERS, back=self.random.random() < 0.5)
+            time.sleep(self.random.uniform(0.1, self.profile.ttl))
+            self.rig.network.join([life.node], SERVERS)
+            time.sleep(self.random.uniform(0.1, self.profile.ttl / 2))
+
+    def agent_stands_still(self, life: Life) -> None:
+        """SIGSTOP until its session is over, and then it goes on: its keeper has ended the host by itself."""
+        self.rig.stand_still(self.rig.agents[life.node])
+        until(lambda: self.now() is None, "nothing lives", seen=self.seen, within=self.profile.ttl + 5)
+        time.sleep(2 * self.profile.ttl)
+        self.rig.go_on()
+        self.runs(but=life.launch)
+
+    def agent_dies(self, life: Life) -> None:
+        """It is away until another one runs."""
+        self.rig.kill(life.node)
+        self.runs(but=life.launch)
+
+    def agent_dies_for_a_moment(self, life: Life) -> None:
+        """It is started at once: whether it is in time is not certain under short figures."""
+        self.rig.kill(life.node)
+        self.rig.start(life.node)
+        time.sleep(self.profile.ttl + self.profile.lock_delay)  # a time in which a second one could come
+
+    def keeper_dies(self, life: Life) -> None:
+        """What it watched over goes with it; the agent makes another one, and the lease is still held."""
+        self.rig.kill_keeper(life.node)
+        self.runs(but=life.launch)
+
+    def machine_dies(self, life: Life) -> None:
+        """Agent, keeper, hosts and Consul client end within a moment, and nobody hears of it."""
+        self.rig.fail(life.node)
+        self.runs(but=life.launch, within=120)
+        self.rig.boot(life.node)
+
+    def node_is_drained(self, life: Life) -> None:
+        """A person wants the node empty: it moves on without anything having to run out."""
+        done = self.made.asked("drain", life.node)
+        assert done.returncode == 0, done.stderr
+        self.runs(but=life.launch)
+        assert self.made.asked("uncordon", life.node).returncode == 0
+
+    @property
+    def troubles(self) -> tuple[tuple[Expected, Callable[[Life], None]], ...]:
+        """Everything that may go wrong, and what is expected of the leased replica. Short figures expire in an election."""
+        short: Expected = "either" if self.profile.ttl < 10 else "stays"
+        return (
+            ("stays", self.leader_dies), ("stays", self.leader_s_machine_dies),
+            ("stays", self.leader_is_cut_from_consul), ("stays", self.controllers_do_not_reach_the_node),
+            (short, self.consul_s_leader_dies), ("either", self.consul_s_leader_is_alone), ("moves", self.consul_is_down),
+            (short, self.its_consul_client_dies), ("moves", self.its_consul_client_leaves),
+            ("moves", self.session_is_ended), ("moves", self.lock_is_deleted), ("moves", self.lock_is_written_over),
+            ("moves", self.node_is_cut_from_consul), ("moves", self.consul_does_not_hear_the_node),
+            ("moves", self.the_node_does_not_hear_consul), ("moves", self.node_is_alone), ("either", self.link_flaps),
+            ("moves", self.agent_stands_still), ("moves", self.agent_dies), (short, self.agent_dies_for_a_moment),
+            ("moves", self.keeper_dies), ("moves", self.machine_dies), ("moves", self.node_is_drained),
+        )  # fmt: skip
+
+
+@contextmanager
+def far(binary: Path, profile: Profile, seed: int = 0) -> Iterator[Far]:
+    """The installation runs, and the witness is seen."""
+    ends = Ends.listen()  # before this thread goes elsewhere: the kernel tells of them in the first network only
+    try:
+        with rig(
+            binary, hcl=profile.hcl, agent_words=profile.agent, controller_words=profile.controller,
+            failover={"lostAfter": profile.lost_after}, leases=dict(profile.leases),
+        ) as made:  # fmt: skip
+            found = Far(made.made, ends=ends, rig=made, profile=profile, random=random.Random(seed))
+            found.begin()
+            yield found
+    finally:
+        if ends is not None:
+            ends.close()
