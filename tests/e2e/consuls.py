@@ -82,16 +82,22 @@ class Consuls:
 
     def ask(self, machine: str, path: str, *, method: str = "GET", body: bytes | None = None, within: float = 2) -> Any:
         """What the Consul of that machine answers, as JSON; None when there is nothing."""
-        url = f"http://{self.network.addresses[machine]}:{PORT}/v1/{path}"
-        headers = {"X-Consul-Token": self.token} if self.token else {}
-        request = urllib.request.Request(url, data=body, method=method, headers=headers)
         try:
-            with urllib.request.urlopen(request, timeout=within) as answer:
-                return json.loads(answer.read() or b"null")
+            return json.loads(self.raw(machine, path, method=method, body=body, within=within) or b"null")
         except urllib.error.HTTPError as error:
             if error.code == 404:
                 return None
             raise
+
+    def raw(
+        self, machine: str, path: str, *, method: str = "GET", body: bytes | None = None, within: float = 2
+    ) -> bytes:
+        """The bytes it answers."""
+        url = f"http://{self.network.addresses[machine]}:{PORT}/v1/{path}"
+        headers = {"X-Consul-Token": self.token} if self.token else {}
+        request = urllib.request.Request(url, data=body, method=method, headers=headers)
+        with urllib.request.urlopen(request, timeout=within) as answer:
+            return bytes(answer.read())
 
     def leader(self, *, but: Sequence[str] = ()) -> str:
         """The server that leads, as the others but these say; empty while there is none."""

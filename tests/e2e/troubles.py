@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import random
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -224,20 +225,78 @@ class Far(Watched):
         self.runs(but=life.launch)
 
     def session_is_ended(self, life: Life) -> None:
-        """Somebody destroys the session."""
+        """Somebody destroys the session: the lock has no holder, and nobody gets it for the time of the lock-delay."""
+        made = self._ask(self._lock)[0]["CreateIndex"]
         for session in self._ask("session/list"):
             if session["Name"] == f"tdie leases of {life.node}":
                 self._ask(f"session/destroy/{session['ID']}", method="PUT")
+        self._fenced(life, "LEASE_REVOKED")
+        until(lambda: "WAITING_LOCK_DELAY" in self._row("one.0")["lease"]["text"], "it is said", seen=self.seen)
         self.runs(but=life.launch)
+        assert self._ask(self._lock)[0]["CreateIndex"] == made, "the key is never deleted"
 
     def lock_is_deleted(self, life: Life) -> None:
-        self._ask(f"kv/tdie/{self.made.name}/leases/one.0", method="DELETE")
+        self._ask(self._lock, method="DELETE")
+        self._fenced(life, "LOCK_TAMPERED")
         self.runs(but=life.launch)
 
     def lock_is_written_over(self, life: Life) -> None:
         """Somebody puts something else there."""
-        self._ask(f"kv/tdie/{self.made.name}/leases/one.0", method="PUT", body=b"mine")
+        self._ask(self._lock, method="PUT", body=b"mine")
+        self._fenced(life, "LOCK_TAMPERED")
         self.runs(but=life.launch)
+
+    def serf_health_flaps(self, life: Life) -> None:
+        """Consul takes the machine for gone, wrongly and for a while."""
+        for status in ("critical", "passing", "critical", "passing"):
+            check = {"Node": life.node, "CheckID": "serfHealth", "Name": "Serf Health Status", "Status": status}
+            body = {"Node": life.node, "Address": self.rig.network.addresses[life.node], "Check": check}
+            self._ask("catalog/register", method="PUT", body=json.dumps(body).encode())
+            time.sleep(self.profile.ttl / 2)
+
+    def node_is_deregistered(self, life: Life) -> None:
+        """Somebody takes the machine out of the catalog, with all its sessions."""
+        body = json.dumps({"Node": life.node}).encode()
+        self._ask("catalog/deregister", method="PUT", body=body)
+        self._fenced(life, "LEASE_REVOKED")
+        self.runs(but=life.launch)
+
+    def snapshot_is_restored(self, life: Life) -> None:
+        """Consul is as it was before the replica moved here: it says that another session holds the lock."""
+        saved = self._raw("snapshot")
+        done = self.made.asked("drain", life.node)
+        assert done.returncode == 0, done.stderr
+        moved = self.runs(but=life.launch)
+        assert self.made.asked("uncordon", life.node).returncode == 0
+        self.since = clock()
+        self._raw("snapshot", body=saved)
+        time.sleep(2 * self.profile.ttl + self.profile.lock_delay)
+        assert moved.launch != life.launch
+
+    @property
+    def _lock(self) -> str:
+        return f"kv/tdie/{self.made.name}/leases/one.0"
+
+    def _row(self, replica: str) -> dict[str, Any]:
+        """What the status says of it."""
+        for row in self.made.status()["instances"]:
+            for one in row["replicas"]:
+                if one["name"] == replica:
+                    return dict(one)
+        return {"lease": {"text": ""}}
+
+    def _fenced(self, life: Life, code: str) -> None:
+        """The node says that it has ended the replica, and why."""
+        until(lambda: code in self.rig.problems(life.node).get("FENCED", ""), f"{code} is said", seen=self.seen)
+
+    def _raw(self, path: str, body: bytes | None = None) -> bytes:
+        """Bytes to or from the first server that answers."""
+        for server in SERVERS:
+            try:
+                return self.rig.consuls.raw(server, path, method="PUT" if body else "GET", body=body, within=20)
+            except OSError:
+                continue
+        raise AssertionError(f"no server answers to {path}")
 
     def _ask(self, path: str, **more: Any) -> Any:
         """At any server that answers."""
@@ -324,6 +383,7 @@ class Far(Watched):
             (short, self.consul_s_leader_dies), ("either", self.consul_s_leader_is_alone), ("moves", self.consul_is_down),
             (short, self.its_consul_client_dies), ("moves", self.its_consul_client_leaves),
             ("moves", self.session_is_ended), ("moves", self.lock_is_deleted), ("moves", self.lock_is_written_over),
+            ("stays", self.serf_health_flaps), ("moves", self.node_is_deregistered), ("moves", self.snapshot_is_restored),
             ("moves", self.node_is_cut_from_consul), ("moves", self.consul_does_not_hear_the_node),
             ("moves", self.the_node_does_not_hear_consul), ("moves", self.node_is_alone), ("either", self.link_flaps),
             ("moves", self.agent_stands_still), ("moves", self.agent_dies), (short, self.agent_dies_for_a_moment),
