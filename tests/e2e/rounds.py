@@ -237,7 +237,7 @@ def on_machines(given: argparse.Namespace) -> list[str]:
     for line in made.odd:
         print(f"not as expected: {line}")  # noqa: T201
     head = f"{given.rounds} rounds, seed {given.seed}, T={profile.ttl:g} D={profile.lock_delay:g}: {len(seen)} launches"
-    kernel = f"the kernel told of every end but {made.ends.missed}" if made.ends else "the kernel does not tell of ends"
+    kernel = f"word of the kernel missed {made.ends.missed} times" if made.ends else "no word of the kernel"
     print(f"{head}, {len(wrong)} faults ({kernel})")  # noqa: T201
     if took:
         late = sum(each > profile.bound for each in took)

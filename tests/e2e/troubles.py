@@ -16,11 +16,8 @@ from tests.e2e.system import NODES, kill, until
 from tests.e2e.witness import Ends, Life, Watched, clock
 
 Expected = Literal["moves", "stays", "either"]
-LOSE_THE_NODE = (
-    "machine_dies",
-    "both_machines_die",
-    "node_is_alone",
-)  # what runs there without a lease starts elsewhere, too
+# What runs on the node without a lease starts elsewhere, too.
+LOSE_THE_NODE = ("machine_dies", "both_machines_die", "node_is_alone", "node_is_drained", "snapshot_is_restored")
 
 
 @dataclass(frozen=True)
@@ -138,15 +135,16 @@ class Far(Watched):
 
     def _tell(self, name: str, expected: Expected, life: Life, plain: Mapping[str, tuple[str, int, int]]) -> None:
         seen = self.lives()
-        after = seen[seen.index(next(one for one in seen if one.launch == life.launch)) + 1 :]
+        after = [one for one in seen if one.first > self.since]
         if not after:
             self.told[-1] += ": stays"
             if expected == "moves":
                 self.odd.append(f"{self.told[-1]}, though it must not")
         else:
-            taken, gap = after[0].first - self.since, after[0].first - self.ended(life)
+            before = seen[seen.index(after[0]) - 1]
+            taken, gap = after[0].first - self.since, after[0].first - before.last
             self.told[-1] += f": on {after[0].node} after {taken:.1f} s, {gap:.2f} s after the end of the other"
-            self.failovers.append(max(0.0, taken))
+            self.failovers.append(taken)
             if expected == "stays":
                 self.odd.append(f"{self.told[-1]}, though it need not move")
         if len(after) > 1:
