@@ -193,6 +193,8 @@ def main() -> int:
         "--outage", type=float, metavar="SECONDS", help="with --servers 3: then Consul is down for so long"
     )
     given = options.parse_args()
+    for number in (signal.SIGTERM, signal.SIGINT):  # also in the background: what was built is taken down
+        signal.signal(number, lambda *_: sys.exit(130))
     wrong = on_machines(given) if given.servers == 3 else on_this_machine(given)
     print(*wrong, sep="\n")  # noqa: T201
     return 1 if wrong else 0
