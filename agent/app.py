@@ -212,14 +212,9 @@ async def _serving_hosts(server: ApiServer, path: Path) -> AsyncIterator[None]:
 
 
 def _consul(settings: AgentSettings) -> ConsulClient:
-    environ = dict(os.environ)
-    if settings.consul:
-        environ["CONSUL_HTTP_ADDR"] = settings.consul
-    if settings.consul_token_file:
-        environ.pop("CONSUL_HTTP_TOKEN", None)
-        environ["CONSUL_HTTP_TOKEN_FILE"] = str(settings.consul_token_file)
-    log.info("using Consul", address=str(Address.from_environ(environ)))
-    return ConsulClient.from_environ(environ)
+    address = Address.from_environ(os.environ, settings.consul)
+    log.info("using Consul", address=str(address))
+    return ConsulClient.from_environ(os.environ, address=address, token_file=settings.consul_token_file)
 
 
 def _node_settings(settings: AgentSettings, port: int) -> NodeSettings:

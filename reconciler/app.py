@@ -67,7 +67,9 @@ async def run_controller(settings: ControllerSettings, told: asyncio.Event | Non
     check_bind(settings.bind, settings.token_file is not None)
     listener = _listen(settings.bind, settings.port)
     api = f"http://{_advertised(settings)}:{listener.getsockname()[1]}"
-    consul = ConsulClient(_consul_address(settings), token_file=settings.consul_token_file)
+    consul = ConsulClient.from_environ(
+        os.environ, address=_consul_address(settings), token_file=settings.consul_token_file
+    )
     nodes = NodeClient(token=token)
     copies = Copies(settings.cluster, api, consul=consul, token=token)
     source = GitSource(
@@ -202,4 +204,4 @@ def _advertised(settings: ControllerSettings) -> str:
 
 
 def _consul_address(settings: ControllerSettings) -> Address:
-    return Address.parse(settings.consul) if settings.consul else Address.from_environ(os.environ)
+    return Address.from_environ(os.environ, settings.consul)

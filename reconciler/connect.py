@@ -43,10 +43,7 @@ def spot(cluster: str | None, consul: str | None, token_file: Path | None) -> Sp
     environ = os.environ
     state = {} if consul or environ.get("CONSUL_HTTP_ADDR") else (local_state() or {})
     named = token_file or _path(environ.get("TDIE_TOKEN_FILE")) or _path(state.get("tokenFile"))
-    if consul or state.get("consul"):
-        address = Address.parse(consul or state["consul"])
-    else:
-        address = Address.from_environ(environ)
+    address = Address.from_environ(environ, consul or state.get("consul") or "")
     return Spot(cluster or environ.get("TDIE_CLUSTER") or state.get("cluster"), address, named)
 
 
@@ -56,7 +53,7 @@ def leader(where: Spot) -> MasterClient:
 
 
 async def _leader_api(where: Spot) -> str:
-    consul = ConsulClient(where.consul)
+    consul = ConsulClient.from_environ(os.environ, address=where.consul)
     try:
         cluster = where.cluster or await only_cluster(consul)
         entry = await consul.get(keys.leader(cluster))

@@ -91,14 +91,19 @@ class ConsulServer:
 
     def start(self) -> None:
         """It runs, has a leader, and is the one that was started (by its node name)."""
-        environ = {name: value for name, value in os.environ.items() if not name.startswith("CONSUL_")}
-        with self.log.open("ab") as log:
-            self.process = subprocess.Popen(self.command, stdout=log, stderr=log, env=environ)
+        self.launch()
+        assert self.process is not None
         deadline = time.monotonic() + 20
         while not self._ready():
             assert self.process.poll() is None, f"{self.kind} ended: {self.log.read_text()[-2000:]}"
             assert time.monotonic() < deadline, f"{self.kind} is not ready: {self.log.read_text()[-2000:]}"
             time.sleep(0.02)
+
+    def launch(self) -> None:
+        """It runs; how far it got is for others to see."""
+        environ = {name: value for name, value in os.environ.items() if not name.startswith("CONSUL_")}
+        with self.log.open("ab") as log:
+            self.process = subprocess.Popen(self.command, stdout=log, stderr=log, env=environ)
 
     def _ready(self) -> bool:
         try:

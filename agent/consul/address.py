@@ -53,9 +53,10 @@ class Address:
         return cls(host, port or (_SCHEME_PORTS[scheme] if has_scheme else DEFAULT_PORT), scheme)
 
     @classmethod
-    def from_environ(cls, environ: Mapping[str, str]) -> Address:
-        """The Consul that CONSUL_HTTP_ADDR and CONSUL_HTTP_SSL name; 127.0.0.1:8500 without them."""
-        return cls.parse(environ.get("CONSUL_HTTP_ADDR") or "127.0.0.1", tls=_true(environ.get("CONSUL_HTTP_SSL")))
+    def from_environ(cls, environ: Mapping[str, str], given: str = "") -> Address:
+        """The given Consul, else the one CONSUL_HTTP_ADDR names, else 127.0.0.1:8500; CONSUL_HTTP_SSL counts for all of them."""
+        text = given or environ.get("CONSUL_HTTP_ADDR") or "127.0.0.1"
+        return cls.parse(text, tls=_true(environ.get("CONSUL_HTTP_SSL")))
 
     @property
     def authority(self) -> str:

@@ -47,11 +47,13 @@ class ConsulClient:
         self._caller = Caller(address, Token(token, token_file), tls or Tls(), rpc_timeout)
 
     @classmethod
-    def from_environ(cls, environ: Mapping[str, str]) -> ConsulClient:
-        """The Consul that the CONSUL_… variables name, as for the `consul` program."""
-        token = Token.from_environ(environ)
-        tls = Tls.from_environ(environ)
-        return cls(Address.from_environ(environ), token=token.value, token_file=token.file, tls=tls)
+    def from_environ(
+        cls, environ: Mapping[str, str], *, address: Address | None = None, token_file: Path | None = None
+    ) -> ConsulClient:
+        """The Consul that the CONSUL_… variables name, as for the `consul` program; what is given besides goes over them."""
+        token = Token(file=token_file) if token_file else Token.from_environ(environ)
+        where = address or Address.from_environ(environ)
+        return cls(where, token=token.value, token_file=token.file, tls=Tls.from_environ(environ))
 
     @property
     def address(self) -> Address:

@@ -24,6 +24,10 @@ _SENTENCES: tuple[tuple[re.Pattern[str], type[TdieError]], ...] = (
     (re.compile(r"invalid session TTL", re.IGNORECASE), Refused),
     (re.compile(r"invalid session|session id .* not found|UUID must be", re.IGNORECASE), SessionGone),
     (re.compile(r"does not have associated TTL|unknown check|missing check .* registration", re.IGNORECASE), CheckGone),
+    (
+        re.compile(r"unknown service", re.IGNORECASE),
+        Missing,
+    ),  # said when ACLs are on, to whoever takes away what is not there
     (re.compile(r"is in critical state", re.IGNORECASE), Refused),
     (re.compile(r"permission denied|ACL not found", re.IGNORECASE), Denied),
 )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -95,7 +96,7 @@ def restore(
 
 
 async def _collect(where: Spot) -> dict[str, Any]:
-    consul = ConsulClient(where.consul)
+    consul = ConsulClient.from_environ(os.environ, address=where.consul)
     try:
         return await backups.collect(consul, where.cluster or await only_cluster(consul), SystemClock())
     finally:
@@ -103,7 +104,7 @@ async def _collect(where: Spot) -> dict[str, Any]:
 
 
 async def _restore(where: Spot, doc: Any) -> dict[str, Any]:
-    consul = ConsulClient(where.consul)
+    consul = ConsulClient.from_environ(os.environ, address=where.consul)
     try:
         done = await backups.restore(consul, str(where.cluster), doc, None)
     finally:

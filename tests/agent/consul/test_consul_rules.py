@@ -58,6 +58,8 @@ def test_the_environment_is_read_as_the_consul_program_does(tmp_path: Path) -> N
     }
     assert Address.from_environ(environ) == Address("h", 1, "https")
     assert Address.from_environ({}) == Address("127.0.0.1", 8500)
+    assert Address.from_environ(environ, "other:2") == Address("other", 2, "https")
+    assert Address.from_environ({}, "other") == Address("other", 8500)
     assert Tls.from_environ(environ) == Tls(ca="ca.pem", verify=False)
     assert Tls.from_environ({}).verify
     with pytest.raises(Invalid, match="CONSUL_TLS"):
@@ -131,6 +133,7 @@ def test_news_is_not_held_up() -> None:
         (500, 'CheckID "x" does not have associated TTL', CheckGone, "CHECK_GONE"),
         (404, 'Unknown check ID "x"', CheckGone, "CHECK_GONE"),
         (500, "Missing check 'x' registration", CheckGone, "CHECK_GONE"),
+        (500, 'Unknown service "x"', Missing, "NOT_FOUND"),  # when ACLs are on
         (500, "Check 'x' is in critical state", Refused, "REFUSED"),
         (404, "no", Missing, "NOT_FOUND"),
         (409, "{}", TxnRefused, "TXN_REFUSED"),
