@@ -130,6 +130,7 @@ class Far(Watched):
         trouble(life)
         self.rig.heal()
         until(self.well, f"all is well after {name}", seen=self.seen, within=120)
+        self.runs()
         self._tell(name, expected, life, plain)
         self.told[-1] += f"; {clock() - began:.1f} s in all"
 
