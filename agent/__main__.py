@@ -65,6 +65,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--advertise", metavar="ADDRESS", help="address under which others reach this agent")
     add("--consul", metavar="ADDRESS", help="Consul's HTTP address (default CONSUL_HTTP_ADDR or 127.0.0.1:8500)")
     add("--consul-token-file", type=Path, metavar="FILE")
+    add("--people-file", type=Path, metavar="FILE", help="people that may call the node API (made by tdie init token)")
     add("--token-file", type=Path, metavar="FILE", help="bearer token that callers of the node API must show")
     add("--label", type=_label, action="append", metavar="KEY=VALUE", help="may be given several times")
     add("--beat-ttl", type=float, metavar="SECONDS", help="silence after which Consul calls this agent critical")

@@ -14,7 +14,6 @@ from importlib import metadata
 from pathlib import Path
 
 import structlog
-import uvicorn
 
 from agent import machine
 from agent.api.for_hosts import app_for_hosts, listening_for_hosts
@@ -24,6 +23,7 @@ from agent.bus.edge import MachineBus
 from agent.bus.peers import HttpPeers
 from agent.bus.store import ThreadStore
 from agent.bus.values import Limits
+from agent.callers import Callers, people_file
 from agent.client import http_client
 from agent.clock import SystemClock
 from agent.consul.address import Address
@@ -45,6 +45,7 @@ from agent.packages.records import PackageRecords
 from agent.packages.retention import versions_kept
 from agent.packages.store import PackageStore
 from agent.process_store import MachineProcesses
+from agent.serving import Server
 from agent.settings import DEFAULT_PORT, AgentSettings
 from agent.tokens import TokenFile, check_bind
 
@@ -74,24 +75,17 @@ class OwnKeeper(KeeperClient):
             return rows
 
 
-class ApiServer(uvicorn.Server):
-    """uvicorn, but signals are ours."""
-
-    @contextlib.contextmanager
-    def capture_signals(self) -> Iterator[None]:
-        yield
-
-
 async def run_agent(settings: AgentSettings, *, stop_hosts: bool = False) -> None:
     """Be an agent until SIGTERM or SIGINT; hosts stay unless `stop_hosts`. Raises TdieError when it cannot start."""
     token: Callable[[], str] = TokenFile(settings.token_file) if settings.token_file else str
+    callers = Callers(token, people_file(settings.people_file)) if settings.people_file else Callers(token)
     check_bind(settings.bind, settings.token_file is not None)
     stopping = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stopping.set)
     with _only_one(settings.data), _listening(settings.bind, settings.port) as listening:
-        async with _agent(settings, listening, token) as (agent, server, keeper):
+        async with _agent(settings, listening, token, callers) as (agent, server, keeper):
             running = asyncio.create_task(_run(agent, server, listening, settings), name="agent")
             stop = asyncio.create_task(stopping.wait(), name="stop")
             await asyncio.wait({running, stop}, return_when=asyncio.FIRST_COMPLETED)
@@ -106,7 +100,7 @@ async def run_agent(settings: AgentSettings, *, stop_hosts: bool = False) -> Non
                 log.info("agent stopped; its hosts keep running", hosts=len(up), replicas=up[:20])
 
 
-async def _run(agent: Agent, server: ApiServer, listening: socket.socket, settings: AgentSettings) -> None:
+async def _run(agent: Agent, server: Server, listening: socket.socket, settings: AgentSettings) -> None:
     serving = asyncio.create_task(server.serve(sockets=[listening]), name="node api")
     logs = keep_bounded(settings.data / "logs", largest=settings.log_size, keep=settings.log_parts, here=agent.knows)
     bounding = asyncio.create_task(logs, name="keep logs bounded")
@@ -130,8 +124,8 @@ async def _end(running: asyncio.Task[None], stop: asyncio.Task[bool]) -> None:
 
 @asynccontextmanager
 async def _agent(
-    settings: AgentSettings, listening: socket.socket, token: Callable[[], str]
-) -> AsyncIterator[tuple[Agent, ApiServer, KeeperClient]]:
+    settings: AgentSettings, listening: socket.socket, token: Callable[[], str], callers: Callers
+) -> AsyncIterator[tuple[Agent, Server, KeeperClient]]:
     where = settings.packages
     store = PackageStore(settings.data / where.directory, manifest_name=where.manifest_name)
     records = PackageRecords(settings.data / where.store_path)
@@ -180,28 +174,18 @@ async def _agent(
     agent = Agent(_node_settings(settings, listening.getsockname()[1]), edges)
     manager = PackageManager(store, records, lambda: clock.wall().timestamp())
     packages = NodePackages(agent, store, records, installer, manager)
-    app = node_app(agent, NodeFiles(settings.data, store.archive), packages, token, bus.bus)
-    config = uvicorn.Config(
-        app, lifespan="off", log_config=None, access_log=False, timeout_graceful_shutdown=SHUTDOWN, server_header=False
-    )
-    for_hosts = uvicorn.Config(
-        app_for_hosts(packages),
-        lifespan="off",
-        log_config=None,
-        access_log=False,
-        timeout_graceful_shutdown=SHUTDOWN,
-        server_header=False,
-    )
+    app = node_app(agent, NodeFiles(settings.data, store.archive), packages, callers, bus.bus)
+    for_hosts = Server(app_for_hosts(packages), grace=SHUTDOWN)
     try:
-        async with _serving_hosts(ApiServer(for_hosts), settings.data / PACKAGES):
-            yield agent, ApiServer(config), keeper
+        async with _serving_hosts(for_hosts, settings.data / PACKAGES):
+            yield agent, Server(app, grace=SHUTDOWN), keeper
     finally:
         for close in (installer.close, agent.close, consul.close, keeper.aclose, http.aclose, probing.aclose):
             await close()
 
 
 @asynccontextmanager
-async def _serving_hosts(server: ApiServer, path: Path) -> AsyncIterator[None]:
+async def _serving_hosts(server: Server, path: Path) -> AsyncIterator[None]:
     with listening_for_hosts(path) as listener:
         serving = asyncio.create_task(server.serve(sockets=[listener]), name="packages for hosts")
         try:
@@ -233,7 +217,11 @@ def _node_settings(settings: AgentSettings, port: int) -> NodeSettings:
         beat_ttl=settings.beat_ttl,
         look_every=settings.look_every,
         verify_every=settings.packages.verify_every,
-        env_by_hand={"TDIE_API_TOKEN_FILE": str(settings.token_file.absolute())} if settings.token_file else {},
+        env_by_hand={
+            f"TDIE_API_{name}_FILE": str(path.absolute())
+            for name, path in (("TOKEN", settings.token_file), ("PEOPLE", settings.people_file))
+            if path is not None
+        },
         about={"host": socket.gethostname(), "pid": str(os.getpid()), "data": str(settings.data.absolute())},
     )
 

@@ -88,7 +88,10 @@ class AgentSettings(LayeredSettings):
     advertise: str = Field("", description="Address under which others reach this agent; default is `bind`.")
     consul: str = Field("", description="Address of Consul; default is CONSUL_HTTP_ADDR or 127.0.0.1:8500.")
     consul_token_file: Path | None = None
-    token_file: Path | None = None
+    token_file: Path | None = Field(None, description="The cluster's token, which its programs show each other.")
+    people_file: Path | None = Field(
+        None, description="Who else may call, by hash of the token, with role and last day."
+    )
     labels: Mapping[str, str] = Field(default_factory=dict)
     capacity: Capacity = Capacity()
     beat_ttl: float = Field(15.0, ge=1.0)

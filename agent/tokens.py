@@ -2,46 +2,60 @@
 
 from __future__ import annotations
 
-import hashlib
-import hmac
 import ipaddress
+from collections.abc import Callable
 from pathlib import Path
+from typing import Generic, TypeVar
 
 from agent.errors import Invalid
 
+T = TypeVar("T")
 
-class TokenFile:
-    """The token in a file, read again when the file changes."""
 
-    def __init__(self, path: Path) -> None:
-        """Raises Invalid (TOKEN_FILE) when it cannot be read, is empty, or others may read it."""
-        self._path = path
-        self._stamp: tuple[int, int] = (0, 0)
-        self._token = ""
-        self._read()
+class PrivateFile(Generic[T]):
+    """What a file that only we may read says, read again when it changes."""
 
-    def __call__(self) -> str:
-        """The token now; the last good one while the file is being replaced."""
+    def __init__(self, path: Path, parse: Callable[[str], T]) -> None:
+        """Raises Invalid (TOKEN_FILE) when it cannot be read, makes no sense, or others may read it."""
+        self._path, self._parse = path, parse
+        self._stamp, self._value = self._read()
+
+    def __call__(self) -> T:
+        """What it says now; the last good value while the file is being replaced."""
         try:
-            self._read()
+            self._stamp, self._value = self._read(self._stamp)
         except Invalid:
-            return self._token
-        return self._token
+            return self._value
+        return self._value
 
-    def _read(self) -> None:
+    def _read(self, known: tuple[int, int] = (0, 0)) -> tuple[tuple[int, int], T]:
         try:
             stat = self._path.stat()
             stamp = (stat.st_mtime_ns, stat.st_ino)
-            if stamp == self._stamp:
-                return
+            if stamp == known:
+                return known, self._value
             text = self._path.read_text().strip()
         except (OSError, UnicodeDecodeError) as error:
             raise Invalid(f"{self._path} cannot be read", code="TOKEN_FILE") from error
         if stat.st_mode & 0o077:
             raise Invalid(f"{self._path} can be read by others", code="TOKEN_FILE", hint="chmod 600")
-        if not text:
-            raise Invalid(f"{self._path} is empty", code="TOKEN_FILE")
-        self._stamp, self._token = stamp, text
+        try:
+            return stamp, self._parse(text)
+        except ValueError as error:
+            raise Invalid(f"{self._path}: {error}", code="TOKEN_FILE") from error
+
+
+class TokenFile(PrivateFile[str]):
+    """The token in a file."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(path, _token)
+
+
+def _token(text: str) -> str:
+    if not text:
+        raise ValueError("is empty")
+    return text
 
 
 def check_bind(host: str, has_token: bool) -> None:
@@ -58,8 +72,3 @@ def is_loopback(host: str) -> bool:
         return ipaddress.ip_address(host.strip("[]")).is_loopback
     except ValueError:
         return host == "localhost"
-
-
-def same(shown: str, token: str) -> bool:
-    """Whether two secrets are equal, in a time that tells nothing about either."""
-    return hmac.compare_digest(hashlib.sha256(shown.encode()).digest(), hashlib.sha256(token.encode()).digest())

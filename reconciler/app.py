@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import os
 import signal
 import socket
@@ -11,7 +10,6 @@ from collections.abc import Callable, Coroutine
 from contextlib import suppress
 
 import structlog
-import uvicorn
 from fastapi import FastAPI
 from fastapi.responses import PlainTextResponse, Response
 
@@ -21,12 +19,14 @@ from agent.api.auth import BearerAuth, BodyLimit
 from agent.api.described import describe
 from agent.api.logged import logged_as
 from agent.api.uploads import MULTIPART_EXTRA
+from agent.callers import Callers, Needs, Role, people_file
 from agent.client import NodeClient
 from agent.clock import SystemClock
 from agent.consul.address import Address
 from agent.consul.client import ConsulClient
 from agent.correlation import Correlated
 from agent.errors import TdieError
+from agent.serving import Server
 from agent.tokens import TokenFile, check_bind
 from reconciler.api.backup import backup_routes
 from reconciler.api.messages import message_routes
@@ -52,6 +52,13 @@ log = structlog.get_logger("controller")
 PORTS = 200  # how many ports above the wished one are tried
 GRACE = 3  # seconds for open requests when stopping
 MAX_BODY = 16 << 20  # bytes
+NEEDS = Needs(
+    {
+        f"POST {UPLOADS}": Role.ADMIN,
+        "GET /api/master/backup": Role.ADMIN,
+        "POST /api/master/restore": Role.ADMIN,
+    }
+)
 
 Token = Callable[[], str]
 
@@ -63,7 +70,7 @@ async def run_controller(settings: ControllerSettings, told: asyncio.Event | Non
     """
     clock = SystemClock()
     token: Token = TokenFile(settings.token_file) if settings.token_file else str
-    operator: Token = TokenFile(settings.operator_token_file) if settings.operator_token_file else str
+    callers = Callers(token, people_file(settings.people_file)) if settings.people_file else Callers(token)
     check_bind(settings.bind, settings.token_file is not None)
     listener = _listen(settings.bind, settings.port)
     api = f"http://{_advertised(settings)}:{listener.getsockname()[1]}"
@@ -92,10 +99,7 @@ async def run_controller(settings: ControllerSettings, told: asyncio.Event | Non
     leadership = Leadership(settings.cluster, settings.name, api, consul=consul, clock=clock, ttl=settings.beat_ttl)
     edges = Edges(source, consul, nodes, clock, lambda digest: f"{api}/api/master/packages/{digest}")
     loop = Loop(settings.cluster, edges, leadership, board, wakeups, agent_ttl=settings.agent_ttl)
-    app = build_api(loop, source, nodes, clock, f"{source.shown_url} {settings.ref}")
-    app.add_middleware(BodyLimit, limit=MAX_BODY, uploads={UPLOADS: LARGEST + MULTIPART_EXTRA})
-    app.add_middleware(BearerAuth, token=token, also=operator)
-    app.add_middleware(Correlated, entered=logged_as)
+    app = build_api(loop, source, nodes, clock, f"{source.shown_url} {settings.ref}", callers)
     log.info("controller started", api=api, cluster=settings.cluster, consul=str(_consul_address(settings)))
     try:
         await _until_told(loop, app, listener, copies.run(source.copy), told or _signals())
@@ -108,8 +112,10 @@ async def run_controller(settings: ControllerSettings, told: asyncio.Event | Non
         await consul.close()
 
 
-def build_api(loop: Loop, source: GitSource, nodes: NodeClient, clock: SystemClock, git: str) -> FastAPI:
-    """The controller's HTTP app."""
+def build_api(
+    loop: Loop, source: GitSource, nodes: NodeClient, clock: SystemClock, git: str, callers: Callers
+) -> FastAPI:
+    """The controller's HTTP app; each request is admitted by `callers` and `NEEDS`."""
     app = FastAPI(title="tdie controller", version=__version__, docs_url=None, redoc_url=None)
     problems.install(app)
     app.include_router(routes(loop, source, nodes, clock, git))
@@ -132,7 +138,10 @@ def build_api(loop: Loop, source: GitSource, nodes: NodeClient, clock: SystemClo
     async def readyz() -> dict[str, object]:
         return {"status": "ok", "leading": loop.board.term is not None}
 
-    describe(app)
+    describe(app, NEEDS)
+    app.add_middleware(BodyLimit, limit=MAX_BODY, uploads={UPLOADS: LARGEST + MULTIPART_EXTRA})
+    app.add_middleware(BearerAuth, callers=callers, needs=NEEDS)
+    app.add_middleware(Correlated, entered=logged_as)
     return app
 
 
@@ -148,9 +157,7 @@ async def _until_told(
     loop: Loop, app: FastAPI, listener: socket.socket, copying: Coroutine[None, None, None], told: asyncio.Event
 ) -> None:
     """Serve, reconcile and copy uploads until told to stop."""
-    server = _Server(
-        uvicorn.Config(app, log_config=None, access_log=False, timeout_graceful_shutdown=GRACE, lifespan="off")
-    )
+    server = Server(app, grace=GRACE)
     with suppress(asyncio.CancelledError):
         async with asyncio.TaskGroup() as tasks:
             work = [
@@ -164,14 +171,6 @@ async def _until_told(
             loop.board.close()
             for task in work[1:]:
                 task.cancel()
-
-
-class _Server(uvicorn.Server):
-    """uvicorn without its own signal handling: signals are ours."""
-
-    @contextlib.contextmanager
-    def capture_signals(self):  # type: ignore[no-untyped-def]
-        yield
 
 
 def _listen(bind: str, port: int) -> socket.socket:

@@ -35,7 +35,9 @@ class ControllerSettings(LayeredSettings):
     consul: str = Field("", description="Consul's HTTP address; default is CONSUL_HTTP_ADDR or 127.0.0.1:8500.")
     consul_token_file: Path | None = None
     token_file: Path | None = Field(None, description="The cluster's token: agents accept it, and this API does.")
-    operator_token_file: Path | None = Field(None, description="A token for people; this API accepts it too.")
+    people_file: Path | None = Field(
+        None, description="Who else may call this API, by hash of the token, with role and last day."
+    )
     ssh_key: Path | None = Field(None, description="Private key for ssh repositories.")
     git_home: Path | None = Field(None, description="Home whose .ssh/known_hosts ssh repositories are checked against.")
     git_token_file: Path | None = Field(None, description="Token for an https repository.")

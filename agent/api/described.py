@@ -9,6 +9,7 @@ from fastapi.responses import HTMLResponse
 
 from agent.api.auth import OPEN_PATHS
 from agent.api.problems import MEDIA_TYPE
+from agent.callers import Needs
 from agent.docs_page import page
 
 _TEXT = {"type": "string"}
@@ -31,13 +32,13 @@ _REFUSED = {
 _UNUSED = ("HTTPValidationError", "ValidationError")
 
 
-def describe(app: FastAPI) -> None:
+def describe(app: FastAPI, needs: Needs) -> None:
     """From now on the description at /openapi.json is complete, and /docs shows it; it is made when it is first asked for."""
     plain = app.openapi
 
     def complete() -> dict[str, Any]:
         if app.openapi_schema is None:
-            app.openapi_schema = _completed(plain())
+            app.openapi_schema = _completed(plain(), needs)
         return app.openapi_schema
 
     app.openapi = complete  # type: ignore[method-assign]
@@ -48,13 +49,14 @@ def describe(app: FastAPI) -> None:
         return HTMLResponse(page(complete()))
 
 
-def _completed(said: dict[str, Any]) -> dict[str, Any]:
+def _completed(said: dict[str, Any], needs: Needs) -> dict[str, Any]:
     for path, methods in said["paths"].items():
-        for operation in methods.values():
+        for method, operation in methods.items():
             operation["responses"].pop("422", None)
             operation["responses"]["default"] = _REFUSED
             if path not in OPEN_PATHS:
                 operation["security"] = [{"token": []}]
+                operation["x-tdie-role"] = str(needs.role(method.upper(), path))
     schemas = {
         name: schema
         for name, schema in said.setdefault("components", {}).get("schemas", {}).items()

@@ -25,6 +25,7 @@ from agent.api.processes import process_routes
 from agent.api.uploads import MULTIPART_EXTRA
 from agent.bus import people
 from agent.bus.bus import Bus
+from agent.callers import Callers, Needs, Role
 from agent.correlation import Correlated
 from agent.errors import Invalid, Missing, Waiting
 from agent.node import Agent
@@ -34,6 +35,16 @@ log = structlog.get_logger("api")
 
 MAX_BODY = 64 << 20  # bytes; an assignment of 10,000 replicas has about 10 MB
 MAX_WAIT = 120.0  # seconds
+NEEDS = Needs(
+    {
+        "PUT /api/node/leader": Role.CLUSTER,
+        "PUT /api/node/assignment": Role.CLUSTER,
+        "POST /api/node/messages": Role.CLUSTER,
+        "POST /api/node/packages": Role.ADMIN,
+        "PUT /api/node/packages": Role.ADMIN,
+        "DELETE /api/node/packages": Role.ADMIN,
+    }
+)
 _DIGEST = re.compile(r"[0-9a-f]{64}")
 
 
@@ -46,9 +57,9 @@ class NodeFiles:
 
 
 def node_app(
-    agent: Agent, files: NodeFiles, packages: NodePackages, token: Callable[[], str], bus: Bus | None = None
+    agent: Agent, files: NodeFiles, packages: NodePackages, callers: Callers, bus: Bus | None = None
 ) -> FastAPI:
-    """The application; `token` is asked for each request, an empty one lets everybody in."""
+    """The application; each request is admitted by `callers` and `NEEDS`."""
     app = FastAPI(title="tdie node API", version=agent.settings.version or "0", docs_url=None, redoc_url=None)
     problems.install(app)
     app.include_router(_commands(agent))
@@ -58,10 +69,10 @@ def node_app(
     app.include_router(_health(agent, bus))
     if bus is not None:
         app.include_router(message_routes(bus, agent.settings.node))
-    describe(app)
+    describe(app, NEEDS)
     largest = packages.store.limits.archive + MULTIPART_EXTRA
     app.add_middleware(BodyLimit, limit=MAX_BODY, uploads={"/api/node/packages": largest})
-    app.add_middleware(BearerAuth, token=token)
+    app.add_middleware(BearerAuth, callers=callers, needs=NEEDS)
     app.add_middleware(Correlated, entered=logged_as)
     return app
 

@@ -7,6 +7,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from agent.callers import READING, Callers, Needs, Role, people_file
 from agent.correlation import Correlated
 from agent.docs_page import page
 from agent.errors import Denied, TdieError, Waiting
@@ -16,13 +17,15 @@ from agent.host.host import Host
 from agent.host.metrics import METRICS, metrics_text
 from agent.host.openapi import document
 from agent.host.operations import BASE, Operation, operations
-from agent.tokens import TokenFile, same
+from agent.tokens import TokenFile
 
 if TYPE_CHECKING:
     from starlette.requests import Request
     from starlette.responses import JSONResponse, Response
 
 log = logging.getLogger("host.api")
+
+NEEDS = Needs({f"POST {BASE}/packages": Role.ADMIN, f"PUT {BASE}/packages": Role.ADMIN})
 
 
 def application(host: Host, shut_down: Callable[[], None], packages: str = "") -> Correlated:
@@ -35,13 +38,13 @@ def application(host: Host, shut_down: Callable[[], None], packages: str = "") -
     from starlette.responses import HTMLResponse, JSONResponse, PlainTextResponse
     from starlette.routing import Mount, Route
 
-    guard = Guard(host.order.env.get("TDIE_API_TOKEN_FILE", ""))
+    guard = Guard(host.order.env)
     all_of_them = operations(host, shut_down, packages)
 
     def route(operation: Operation) -> Route:
         async def answer(request: Request) -> Response:
             try:
-                guard.check(request.headers.get("authorization", ""))
+                guard.check(request)
                 found = await operation.handle(request)
             except TdieError as error:
                 return _problem(error.status, error.code, error.detail, error.hint)
@@ -55,15 +58,15 @@ def application(host: Host, shut_down: Callable[[], None], packages: str = "") -
     def guarded(show: Callable[[], Response]) -> Callable[[Request], Awaitable[Response]]:
         async def answer(request: Request) -> Response:
             try:
-                guard.check(request.headers.get("authorization", ""))
+                guard.check(request)
             except TdieError as error:
-                return _problem(error.status, error.code, error.detail)
+                return _problem(error.status, error.code, error.detail, error.hint)
             return show()
 
         return answer
 
     def said() -> dict[str, Any]:
-        return document(all_of_them, secured=guard.secured)
+        return document(all_of_them, NEEDS, secured=guard.secured)
 
     async def live(_request: Request) -> PlainTextResponse:
         return PlainTextResponse("ok\n")
@@ -93,32 +96,35 @@ def application(host: Host, shut_down: Callable[[], None], packages: str = "") -
 
 
 class Guard:
-    """Asks for the token in a file, if there is one; a file that is not as it must be lets nobody in."""
+    """Admits callers by the token and people files that are named in the host's environment; no file lets everybody in.
 
-    def __init__(self, path: str) -> None:
-        self._token: Callable[[], str] | None = None
+    A file that is not as it must be lets nobody in.
+    """
+
+    def __init__(self, environ: Mapping[str, str]) -> None:
+        self.callers = Callers()
         self.wrong: TdieError | None = None
-        self.secured = bool(path)
+        token, people = (environ.get(f"TDIE_API_{name}_FILE", "") for name in ("TOKEN", "PEOPLE"))
+        self.secured = bool(token or people)
         try:
-            self._token = TokenFile(Path(path)) if path else None
+            found = TokenFile(Path(token)) if token else str
+            self.callers = Callers(found, people_file(Path(people))) if people else Callers(found)
         except TdieError as error:
             log.error("nobody may call this host: %s", error)
             self.wrong = error
 
-    def check(self, header: str) -> None:
-        """Raises Unauthorized, or what is wrong with the file."""
+    def check(self, request: Request) -> None:
+        """Raises Unauthorized, RoleTooLow, or what is wrong with a file; says who changes something."""
         if self.wrong is not None:
             raise Waiting(self.wrong.detail, code=self.wrong.code)
-        scheme, _, shown = header.partition(" ")
-        if self._token is not None and not (scheme.lower() == "bearer" and same(shown.strip(), self._token())):
-            raise Unauthorized("a bearer token is needed")
-
-
-class Unauthorized(Denied):
-    """No token, or a wrong one."""
-
-    code = "UNAUTHORIZED"
-    status = 401
+        method, path = request.method, request.url.path
+        try:
+            caller = self.callers.admit(request.headers.get("authorization", ""), NEEDS.role(method, path))
+        except Denied as error:
+            log.warning("refused %s %s: %s", method, path[:200], error)
+            raise
+        if method not in READING and caller.role is not Role.CLUSTER:
+            log.info("%s (%s) calls %s %s", caller.name, caller.role, method, path[:200])
 
 
 def _problem(

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
+from agent.callers import Needs
 from agent.host.operations import BASE, Operation
 from agent.host.states import HostState
 from agent.sdk.extension import ObjectState
@@ -95,11 +96,11 @@ _BODIES: dict[str, Any] = {
 }
 
 
-def document(operations: Iterable[Operation], *, secured: bool) -> dict[str, Any]:
+def document(operations: Iterable[Operation], needs: Needs, *, secured: bool) -> dict[str, Any]:
     """The whole description; `secured` when a token is asked for."""
     paths: dict[str, dict[str, Any]] = {}
     for operation in operations:
-        paths.setdefault(BASE + operation.path, {})[operation.method.lower()] = _described(operation)
+        paths.setdefault(BASE + operation.path, {})[operation.method.lower()] = _described(operation, needs)
     return {
         "openapi": "3.1.0",
         "info": {"title": "tdie component host", "version": "1"},
@@ -109,10 +110,11 @@ def document(operations: Iterable[Operation], *, secured: bool) -> dict[str, Any
     }
 
 
-def _described(operation: Operation) -> dict[str, Any]:
+def _described(operation: Operation, needs: Needs) -> dict[str, Any]:
     said: dict[str, Any] = {
         "summary": operation.summary,
         "tags": [operation.tag],
+        "x-tdie-role": str(needs.role(operation.method, BASE + operation.path)),
         "operationId": f"{operation.method.lower()}{operation.path.replace('/', '_').replace('{', '').replace('}', '')}",
         "responses": {
             str(operation.status): _content("application/json", operation.answer),

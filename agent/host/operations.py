@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 from collections.abc import Awaitable, Callable, Mapping
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 
 BASE = "/api/componentHost"
 MAX_DOCUMENT = 1 << 20  # bytes of an init document
+DOCUMENT_WITHIN = 30.0  # seconds for one to arrive
 _ROLES = {"component": Role.COMPONENT, "messagePublisher": Role.PUBLISHER}
 
 
@@ -30,6 +32,13 @@ class TooLarge(TdieError):
 
     code = "BODY_TOO_LARGE"
     status = 413
+
+
+class TooSlow(TdieError):
+    """The body does not arrive."""
+
+    code = "BODY_TOO_SLOW"
+    status = 408
 
 
 class Errored(Refused):
@@ -170,10 +179,14 @@ class Packages:
 
 async def _document(request: Request) -> dict[str, Any]:
     data = bytearray()
-    async for chunk in request.stream():
-        data += chunk
-        if len(data) > MAX_DOCUMENT:
-            raise TooLarge(f"at most {MAX_DOCUMENT} bytes are read")
+    try:
+        async with asyncio.timeout(DOCUMENT_WITHIN):
+            async for chunk in request.stream():
+                data += chunk
+                if len(data) > MAX_DOCUMENT:
+                    raise TooLarge(f"at most {MAX_DOCUMENT} bytes are read")
+    except TimeoutError as error:
+        raise TooSlow(f"a body arrives within {DOCUMENT_WITHIN:g} s") from error
     if not data.strip():
         return {}
     try:

@@ -78,7 +78,7 @@ def controller(
     advertise: str | None = None,
     consul: str | None = None,
     token_file: Path | None = None,
-    operator_token_file: Path | None = None,
+    people_file: Path | None = None,
     consul_token_file: Path | None = None,
     beat_ttl: float | None = None,
     agent_ttl: float | None = None,

@@ -3,21 +3,27 @@
 from __future__ import annotations
 
 import os
+import re
 import secrets
 import sys
 from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
 from importlib.resources import files
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import yaml
 from cyclopts import Parameter
 
+from agent.callers import PEOPLE, Person, Role, hashed, people_file
 from agent.errors import Invalid, Refused
 from reconciler.cli.main import init
 from reconciler.cli.out import say
 
-UNITS = ("keeper", "agent", "controller")
+PEOPLE_FILE = "people"
+VALID_DAYS = 90
+NAME = re.compile(r"[a-z0-9][a-z0-9-]{0,62}")
+Rank = Literal["viewer", "operator", "admin"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +49,9 @@ def cluster(
 ) -> int:
     """Make everything a cluster on several machines needs: tokens (0600), settings, systemd units, a first Cluster document.
 
+    Machines show each other the cluster's token. People show one of their own: a viewer reads, an operator also changes what runs,
+    an admin also packages and what the cluster remembers.
+
     Parameters
     ----------
     name
@@ -66,13 +75,65 @@ def cluster(
     if folder.exists():
         raise Refused("exists already", code="EXISTS", where=str(folder), hint="name another with --folder")
     folder.mkdir(mode=0o700, parents=True)
-    for token in ("cluster", "operator"):
-        _write(folder / f"{token}.token", secrets.token_urlsafe(32) + "\n")
+    _write(folder / "cluster.token", secrets.token_urlsafe(32) + "\n")
+    _write(folder / PEOPLE_FILE, "".join(f"{_new_person(folder, str(role), role, VALID_DAYS)}\n" for role in PEOPLE))
     for machine in machines:
         _machine(folder.resolve(), machine, name, repository, ref, consul, data)
     _write(folder / "cluster.yaml", _document(name, machines), 0o644)
     say(_what_next(folder.resolve(), machines))
     return 0
+
+
+@init.command
+def token(
+    name: str,
+    *,
+    role: Rank = "viewer",
+    days: int = VALID_DAYS,
+    folder: Path = Path("tdie-cluster"),
+    revoke: bool = False,
+) -> int:
+    """Make a token for a person, or take it back: a file NAME.token, and its hash for each machine. An earlier one ends.
+
+    Parameters
+    ----------
+    name
+        Whose it is; logs name it.
+    role
+        viewer reads; operator also changes what runs; admin also packages and what the cluster remembers.
+    days
+        How long it is good for, at most 90.
+    folder
+        The one that `tdie init cluster` has made.
+    revoke
+        Take the person's token back instead.
+    """
+    if not NAME.fullmatch(name):
+        raise Invalid(f"'{name}' is no name", code="NAME", hint="use small letters, digits and dashes")
+    if not 1 <= days <= VALID_DAYS:
+        raise Invalid(f"a token is good for 1 to {VALID_DAYS} days", code="DAYS")
+    known = people_file(folder / PEOPLE_FILE)()
+    rest = [person for person in known if person.name != name]
+    if revoke and len(rest) == len(known):
+        raise Invalid(f"nobody is called {name}", code="NAME", where=str(folder / PEOPLE_FILE))
+    (folder / f"{name}.token").unlink(missing_ok=True)
+    if not revoke:
+        rest.append(_new_person(folder, name, next(one for one in PEOPLE if str(one) == role), days))
+    text = "".join(f"{person}\n" for person in rest)
+    homes = [folder, *sorted(path.parent for path in folder.glob(f"*/{PEOPLE_FILE}"))]
+    for home in homes:
+        _replace(home / PEOPLE_FILE, text)
+    done = "is taken back" if revoke else f"is in {folder / f'{name}.token'}, good for {days} days"
+    say(f"The token of {name} {done}.")
+    say(f"Copy {PEOPLE_FILE} to each machine, beside its settings: it is read again at once.")
+    return 0
+
+
+def _new_person(folder: Path, name: str, role: Role, days: int) -> Person:
+    """Somebody with a new token, which is in a file of the folder."""
+    secret = secrets.token_urlsafe(32)
+    _write(folder / f"{name}.token", secret + "\n")
+    return Person(name, role, hashed(secret), datetime.now(UTC).date() + timedelta(days=days))
 
 
 def _machines(nodes: list[str], controllers: list[str]) -> list[Machine]:
@@ -91,9 +152,15 @@ def _machine(folder: Path, machine: Machine, name: str, repository: str, ref: st
     """The settings and units of one machine in a folder of its own, complete as it is copied there."""
     home = folder / machine.name
     home.mkdir(mode=0o700)
-    for token in ("cluster", "operator") if machine.controls else ("cluster",):
-        _write(home / f"{token}.token", (folder / f"{token}.token").read_text())
-    common = {"cluster": name, "bind": machine.address, "consul": consul, "token_file": str(home / "cluster.token")}
+    for file in ("cluster.token", PEOPLE_FILE):
+        _write(home / file, (folder / file).read_text())
+    common = {
+        "cluster": name,
+        "bind": machine.address,
+        "consul": consul,
+        "token_file": str(home / "cluster.token"),
+        "people_file": str(home / PEOPLE_FILE),
+    }
     _write(home / "agent.yaml", _yaml({**common, "node": machine.name, "port": 5100, "data": str(data / "agent")}))
     kinds = ["keeper", "agent"]
     if machine.controls:
@@ -104,9 +171,7 @@ def _machine(folder: Path, machine: Machine, name: str, repository: str, ref: st
             "data": str(data / "controller"),
             "port": 7777,
         }
-        _write(
-            home / "controller.yaml", _yaml({**common, **extra, "operator_token_file": str(home / "operator.token")})
-        )
+        _write(home / "controller.yaml", _yaml({**common, **extra}))
         kinds.append("controller")
     for kind in kinds:
         text = files("reconciler").joinpath(f"units/tdie-{kind}.service").read_text()
@@ -143,12 +208,22 @@ def _what_next(folder: Path, machines: list[Machine]) -> str:
         "",
         "4. From anywhere that reaches Consul and the leader:",
         f"      tdie status --consul HOST:8500 --token-file {folder / 'operator.token'}",
+        "",
+        f"Tokens of viewer, operator and admin are good for {VALID_DAYS} days; `tdie init token NAME --role ROLE` makes more.",
     ]
     return "\n".join(lines)
 
 
 def _yaml(value: object) -> str:
     return str(yaml.safe_dump(value, sort_keys=False))
+
+
+def _replace(path: Path, text: str) -> None:
+    """The file with another text, which appears at once."""
+    beside = path.with_name(f".{path.name}.new")
+    beside.unlink(missing_ok=True)
+    _write(beside, text)
+    beside.replace(path)
 
 
 def _write(path: Path, text: str, mode: int = 0o600) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import json
 import re
 import socket
@@ -13,10 +12,10 @@ from pathlib import Path
 
 import httpx
 import pytest
-import uvicorn
 
 from agent.api.node_api import NodeFiles, node_app
 from agent.api.packages import NodePackages
+from agent.callers import Callers
 from agent.client import NodeClient
 from agent.clock import SystemClock
 from agent.consul.embedded.memory import MemoryConsul
@@ -33,6 +32,7 @@ from agent.packages.records import PackageRecords
 from agent.packages.store import PackageStore
 from agent.refusals import StaleLeader
 from agent.sdk.message import correlation
+from agent.serving import Server
 from agent.tokens import TokenFile, check_bind
 from agent.wire import Assignment, Claim, PackageOrder, PackageRef, ReplicaOrder, ReplicaSpec, content_digest
 from reconciler.simulation.hosts import Machine, SimInstaller, SimKeeper, SimPorts, SimProber
@@ -67,9 +67,8 @@ class Running:
         self.agent = Agent(NodeSettings(cluster="c", node="a", api="http://a:1", logs=str(folder)), edges)
         self.http = httpx.AsyncClient(trust_env=False)
         self.packages = node_packages(self.agent, folder, self.http)
-        app = node_app(self.agent, NodeFiles(folder, missing), self.packages, lambda: TOKEN)
-        self.server = uvicorn.Server(uvicorn.Config(app, lifespan="off", log_config=None, timeout_graceful_shutdown=1))
-        self.server.capture_signals = contextlib.nullcontext  # type: ignore[method-assign, assignment]
+        app = node_app(self.agent, NodeFiles(folder, missing), self.packages, Callers(lambda: TOKEN))
+        self.server = Server(app, grace=1)
         self.socket = socket.create_server(("127.0.0.1", 0))
         self.url = f"http://127.0.0.1:{self.socket.getsockname()[1]}"
 
@@ -163,6 +162,8 @@ async def test_who_may_not(running: Running) -> None:
         ("GET", "/nothing", None, 404, "NOT_FOUND"),
         ("POST", "/api/node/leader", "{}", 405, "METHOD_NOT_ALLOWED"),
         ("PUT", "/api/node/leader", "{", 422, "INVALID"),
+        ("PUT", "/api/node/leader", "[" * 100_000, 400, "BAD_REQUEST"),
+        ("PUT", "/api/node/leader", '{"epoch": ' * 100_000, 400, "BAD_REQUEST"),
         ("PUT", "/api/node/leader", '{"epoch": "x"}', 422, "INVALID"),
         ("PUT", "/api/node/leader", '{"epoch": 1, "new": 2}', 422, "VERSION_SKEW"),
         ("PUT", "/api/node/assignment", '{"wire": 2}', 422, "VERSION_SKEW"),

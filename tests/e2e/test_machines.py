@@ -197,11 +197,10 @@ def _consul(machines: Machines, binary: Path, address: str) -> None:
 
 
 def _is_private(home: Path) -> None:
-    tokens = sorted(home.rglob("*.token"))
-    assert (
-        len(tokens) == 6
-    )  # the cluster's and the operator's here, the cluster's on each machine, the operator's on one
-    for file in tokens:
+    tokens, people = sorted(home.rglob("*.token")), sorted(home.rglob("people"))
+    assert len(tokens) == 4 + 3  # here, and only the cluster's on each machine
+    assert len(people) == 1 + 3
+    for file in (*tokens, *people):
         assert stat.S_IMODE(file.stat().st_mode) == 0o600
     for folder in (home, *(home / name for name in MACHINES)):
         assert stat.S_IMODE(folder.stat().st_mode) == 0o700
@@ -210,7 +209,7 @@ def _is_private(home: Path) -> None:
 def _no_token_is_seen(machines: Machines, home: Path) -> None:
     """No token is on a command line, in an environment, or in a log."""
     secrets = {file.read_text().strip() for file in home.rglob("*.token")}
-    assert len(secrets) == 2
+    assert len(secrets) == 4
     seen = machines.inside()
     assert len(seen) >= 3 * 3 + 8
     for process in seen:

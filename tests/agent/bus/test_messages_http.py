@@ -15,6 +15,7 @@ from agent.api import problems
 from agent.api.auth import BearerAuth
 from agent.api.messages import message_routes
 from agent.api.metrics import metrics_text
+from agent.api.node_api import NEEDS
 from agent.bus import people
 from agent.bus.bus import Bus
 from agent.bus.peers import HttpPeers
@@ -22,6 +23,7 @@ from agent.bus.routes import Routes
 from agent.bus.store import ThreadStore
 from agent.bus.table import Table
 from agent.bus.values import Envelope, Limits
+from agent.callers import Callers
 from agent.clock import SystemClock
 from agent.errors import Denied, Waiting
 from agent.sdk import Message, Subscription
@@ -48,7 +50,7 @@ async def http(bus: Bus) -> AsyncIterator[httpx.AsyncClient]:
     app = FastAPI()
     problems.install(app)
     app.include_router(message_routes(bus, "b"))
-    app.add_middleware(BearerAuth, token=lambda: TOKEN)
+    app.add_middleware(BearerAuth, callers=Callers(lambda: TOKEN), needs=NEEDS)
     transport = httpx.ASGITransport(app, raise_app_exceptions=False)
     async with httpx.AsyncClient(transport=transport, base_url="http://b") as made:
         yield made

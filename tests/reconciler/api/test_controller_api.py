@@ -13,6 +13,7 @@ from fastapi import FastAPI
 
 from agent.api import problems
 from agent.api.auth import BearerAuth, BodyLimit
+from agent.callers import Callers
 from agent.clock import SystemClock
 from agent.consul.embedded.memory import MemoryConsul
 from agent.consul.embedded.store import Store
@@ -23,6 +24,7 @@ from reconciler.api.node_wishes import node_wish_routes
 from reconciler.api.rollback import rollback_routes
 from reconciler.api.routes import routes
 from reconciler.api.suspend import suspend_routes
+from reconciler.app import NEEDS
 from reconciler.board import Board
 from reconciler.edges import Edges
 from reconciler.execution.leadership import Leadership
@@ -31,7 +33,7 @@ from reconciler.simulation.network import SimNodes
 from reconciler.simulation.world import LooksAway, SimSource
 from reconciler.wakeups import Wakeups
 
-TOKEN, OPERATOR = "cluster-secret", "operator-secret"
+TOKEN = "cluster-secret"
 
 
 class NoPackages:
@@ -61,7 +63,7 @@ def app() -> FastAPI:
     made.include_router(rollback_routes(loop, clock))
     made.include_router(node_wish_routes(loop, loop.node_wishes))
     made.add_middleware(BodyLimit, limit=1000)
-    made.add_middleware(BearerAuth, token=lambda: TOKEN, also=lambda: OPERATOR)
+    made.add_middleware(BearerAuth, callers=Callers(lambda: TOKEN), needs=NEEDS)
     return made
 
 
@@ -135,9 +137,8 @@ async def test_nothing_is_told_without_a_token(app: FastAPI, path: str) -> None:
         assert (answer.status_code, answer.json()["code"]) == (401, "UNAUTHORIZED")
 
 
-@pytest.mark.parametrize("token", [TOKEN, OPERATOR])
-async def test_cluster_and_operator_are_let_in(app: FastAPI, token: str) -> None:
-    answer = await ask(app, "GET", "/status", token=token)
+async def test_the_cluster_is_let_in(app: FastAPI) -> None:
+    answer = await ask(app, "GET", "/status")
     assert answer.status_code == 200
     assert answer.json()["leading"] is False
 

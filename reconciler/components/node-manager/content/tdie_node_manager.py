@@ -27,7 +27,7 @@ _PASSED_ON = {  # setting here → setting of a controller
     "bind": "bind",
     "advertise": "advertise",
     "tokenFile": "token_file",
-    "operatorTokenFile": "operator_token_file",
+    "peopleFile": "people_file",
     "consulTokenFile": "consul_token_file",
     "sshKey": "ssh_key",
     "gitHome": "git_home",
