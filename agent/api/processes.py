@@ -175,5 +175,7 @@ async def _stats(rows: Iterable[ReplicaStatus]) -> list[ProcessStats]:
 
 async def _killed(agent: Agent, rows: Iterable[ReplicaStatus]) -> Killed:
     names = [row.replica for row in rows if row.replica in agent.table.rows]
-    await asyncio.gather(*(agent.kill(name) for name in names))
+    for ended in await asyncio.gather(*(agent.kill(name) for name in names), return_exceptions=True):
+        if isinstance(ended, BaseException) and not isinstance(ended, Missing):  # what is gone meanwhile is stopped
+            raise ended
     return Killed(replicas=names)

@@ -318,3 +318,22 @@ async def test_what_is_asked_for_somebody_carries_the_id_of_the_request_on(clien
     ids = [re.findall(r"x-correlation-id: (\S+)", request) for request in heard]
     assert ids[:2] == [["asked-by-somebody"], ["2.1"]]
     assert re.fullmatch("[0-9a-f]{32}", ids[2][0])
+
+
+async def test_what_ends_by_itself_meanwhile_counts_as_stopped(
+    raw: httpx.AsyncClient, running: Running, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await running.agent.claim(Claim(epoch=2))
+    await running.agent.assign(assignment(2))
+    while not running.agent.book.whole().settled:
+        await asyncio.sleep(0.01)
+    stop = running.agent.kill
+
+    async def late(replica: str) -> None:
+        if replica == "web.0":
+            raise Missing("no process 'web.0' on a")
+        await stop(replica)
+
+    monkeypatch.setattr(running.agent, "kill", late)
+    answer = await raw.put("/api/node/processes/web/kill")
+    assert (answer.status_code, answer.json()["replicas"]) == (202, ["web.0", "web.1"])
