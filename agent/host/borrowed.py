@@ -9,7 +9,7 @@ from importlib.abc import MetaPathFinder
 from importlib.machinery import ModuleSpec, PathFinder
 from types import ModuleType
 
-_API = {"anyio", "click", "h11", "idna", "sniffio", "starlette", "typing_extensions", "uvicorn"}
+_API = {"anyio", "click", "h11", "httptools", "idna", "sniffio", "starlette", "typing_extensions", "uvicorn"}
 _AIOHTTP = {"aiohappyeyeballs", "aiohttp", "aiosignal", "attr", "attrs", "frozenlist", "multidict", "propcache", "yarl"}
 BORROWED = frozenset({*_API, *_AIOHTTP, "cronsim", "watchfiles"})
 
