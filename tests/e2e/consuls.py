@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import urllib.error
 import urllib.request
@@ -60,6 +61,11 @@ class Consuls:
             self.running[machine].kill()
         for machine in machines:
             self.running.pop(machine).wait(10)
+
+    def wipe(self, *machines: str) -> None:
+        """Their disks are empty."""
+        for machine in machines:
+            shutil.rmtree(self.folder / machine)
 
     def forget(self, machine: str) -> None:
         """It was ended together with its machine."""

@@ -188,7 +188,7 @@ def main() -> int:
     options.add_argument("--consul", choices=["real", "embedded"], default="real")
     options.add_argument("--servers", type=int, choices=[1, 3], default=1, help="3: on machines of their own (as root)")
     options.add_argument("--profile", choices=sorted(PROFILES), default="accelerated", help="with --servers 3")
-    options.add_argument("--only", metavar="TROUBLE", help="with --servers 3")
+    options.add_argument("--only", metavar="TROUBLE", nargs="+", help="with --servers 3")
     options.add_argument(
         "--outage", type=float, metavar="SECONDS", help="with --servers 3: then Consul is down for so long"
     )
@@ -225,7 +225,7 @@ def on_machines(given: argparse.Namespace) -> list[str]:
     assert binary is not None, NO_CONSUL
     profile = PROFILES[given.profile]
     with far(binary, profile, given.seed) as made:
-        troubles = [each for each in made.troubles if given.only in (None, each[1].__name__)]
+        troubles = [each for each in made.troubles if not given.only or each[1].__name__ in given.only]
         bag: list[tuple[Expected, Callable[[Life], None]]] = []
         for number in range(1, given.rounds + 1):
             bag = bag or made.random.sample(troubles, len(troubles))  # each comes once before any comes again

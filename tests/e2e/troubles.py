@@ -17,7 +17,14 @@ from tests.e2e.witness import Ends, Life, Watched, clock
 
 Expected = Literal["moves", "stays", "either"]
 # What runs on the node without a lease starts elsewhere, too.
-LOSE_THE_NODE = ("machine_dies", "both_machines_die", "node_is_alone", "node_is_drained", "snapshot_is_restored")
+LOSE_THE_NODE = (
+    "machine_dies",
+    "agent_dies",
+    "both_machines_die",
+    "node_is_alone",
+    "node_is_drained",
+    "snapshot_is_restored",
+)
 
 
 @dataclass(frozen=True)
@@ -48,6 +55,7 @@ PROFILES = {
         ("--beat-ttl", "2"), ("--beat-ttl", "1", "--agent-ttl", "2"),
     ),
     "fast": Profile(15.0, 20.0, {"profile": "fast"}, "15s"),
+    "default": Profile(30.0, 40.0, {"profile": "default"}, "15s"),
 }  # fmt: skip
 
 
@@ -210,6 +218,20 @@ class Far(Watched):
         self.since = clock()
         self.rig.consuls.start(*SERVERS)
         self.runs(but=life.launch)
+
+    def consul_is_wiped(self, life: Life) -> None:
+        """All three servers are killed and have lost their data when they come back: who holds a lease takes it again."""
+        epoch = int(self.made.key("epoch"))
+        self.rig.consuls.kill(*SERVERS)
+        self.rig.consuls.wipe(*SERVERS)
+        self.rig.consuls.start(*SERVERS)
+        until(lambda: self.rig.consuls.leader(), "Consul has a leader", seen=self.rig.logs)
+        self.told[-1] += f" (back after {clock() - self.since:.1f} s)"
+        until(lambda: int(self.made.key("epoch") or 0) > epoch, "a higher epoch", seen=self.seen)
+        lost = "CONSUL_EPOCH_LOST"
+        until(lambda: lost in self.rig.problems(life.node), "it is said", seen=self.seen)
+        until(lambda: lost not in self.rig.problems(life.node), "it is healed", seen=self.seen, within=150)
+        self.runs()
 
     def its_consul_client_dies(self, life: Life) -> None:
         """kill -9 of the Consul on its machine, which is started again."""
@@ -380,6 +402,7 @@ class Far(Watched):
             ("stays", self.leader_dies), ("stays", self.leader_s_machine_dies),
             ("stays", self.leader_is_cut_from_consul), ("stays", self.controllers_do_not_reach_the_node),
             (short, self.consul_s_leader_dies), ("either", self.consul_s_leader_is_alone), ("moves", self.consul_is_down),
+            ("stays" if self.profile.ttl > 20 else "either", self.consul_is_wiped),
             (short, self.its_consul_client_dies), ("moves", self.its_consul_client_leaves),
             ("moves", self.session_is_ended), ("moves", self.lock_is_deleted), ("moves", self.lock_is_written_over),
             ("stays", self.serf_health_flaps), ("moves", self.node_is_deregistered), ("moves", self.snapshot_is_restored),
