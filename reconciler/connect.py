@@ -59,8 +59,7 @@ async def _leader_api(where: Spot) -> str:
         entry = await consul.get(keys.leader(cluster))
     except Waiting as error:
         raise Waiting(
-            f"Consul at {where.consul} does not answer",
-            hint="is 'tdie up' running in this folder? else name it with --consul",
+            error.detail, code=error.code, hint="is 'tdie up' running in this folder? else name Consul with --consul"
         ) from error
     finally:
         await consul.close()

@@ -36,6 +36,7 @@ log = structlog.get_logger("loop")
 LOOK_AT_GIT = frozenset({"git", "person"})  # a lapsed hold needs no fetch; the source's own interval says "git"
 LONGEST = 50.0  # seconds between looks when nothing wakes the loop
 AGAIN = 1.0  # … after a cycle that did not end well
+CANDIDATE = (0.5, 4.0)  # … between tries to stand by or lead: first, longest
 SHORTEST = 0.005  # … and never less, so that a moment that has just come cannot spin the loop
 
 
@@ -88,8 +89,10 @@ class Loop:
         self._frozen = False
 
     async def run(self) -> None:
-        """Stand by and lead, again and again, until cancelled."""
+        """Stand by and lead, again and again, until cancelled. The longer Consul is away, the less it is asked."""
+        pause, said = CANDIDATE[0], ""
         while True:
+            began = self._edges.clock.now()
             try:
                 async with self._leadership.term() as term:
                     await self._lead(term)
@@ -97,9 +100,13 @@ class Loop:
                 log.warning("a node knows a later leadership", error=str(group.exceptions[0]))
             except* TdieError as group:
                 self.board.trouble(_first(group))
-                log.warning("not leading", error=str(_first(group)))
+                if said != (said := str(_first(group))):
+                    log.warning("not leading", error=said)
             self.board.follows()
-            await asyncio.sleep(0.5)
+            if self._edges.clock.now() - began > CANDIDATE[1]:
+                pause, said = CANDIDATE[0], ""  # it stood by or led for a while
+            await asyncio.sleep(pause)
+            pause = min(2 * pause, CANDIDATE[1])
 
     # ------------------------------------------------------------------------------------------- one leadership
 

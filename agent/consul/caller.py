@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import ssl
 import time
 from collections.abc import Awaitable, Callable, Hashable
@@ -20,6 +21,14 @@ from agent.errors import Waiting
 T = TypeVar("T")
 Pool = Literal["watch", "rpc", "renew"]
 Question = Callable[[Connection], Awaitable[T]]
+
+
+def _why(error: aiohttp.ClientError | OSError) -> str:
+    """What went wrong with a connection, in the words of the system where there are any."""
+    cause = error.os_error if isinstance(error, aiohttp.ClientConnectorError) else error
+    if isinstance(cause, OSError) and cause.errno and cause.errno > 0:  # asyncio writes sentences of its own there
+        return os.strerror(cause.errno)
+    return (cause.strerror if isinstance(cause, OSError) else "") or str(error) or type(error).__name__
 
 
 class Caller:
@@ -61,8 +70,7 @@ class Caller:
         except TimeoutError as error:
             raise unreachable(doing, str(self.address), f"no answer within {timeout:.0f} s") from error
         except (aiohttp.ClientError, OSError, ssl.SSLError) as error:
-            why = str(error) or type(error).__name__
-            raise unreachable(doing, str(self.address), why) from error
+            raise unreachable(doing, str(self.address), _why(error)) from error
         except (ConsulException, AttributeError, KeyError, TypeError, ValueError) as error:
             # Half an answer, a proxy's page, another program on that port: nothing is known, least of all "empty".
             why = f"cannot {doing}: the answer of {self.address} makes no sense ({type(error).__name__}: {error})"

@@ -99,8 +99,11 @@ class Leadership:
 
     @asynccontextmanager
     async def term(self) -> AsyncIterator[Term]:
-        """Wait until this controller leads; the term ends with the block, or by itself (`Term.ended`)."""
-        await self._until_registered()
+        """Wait until this controller leads; the term ends with the block, or by itself (`Term.ended`).
+
+        Raises what Consul cannot do, at once: whoever wants to lead tries again.
+        """
+        await self._register_anew()
         session = await self._consul.session_create(
             f"tdie controller {self.name}",
             ttl=max(SESSION_TTL, 2 * self._ttl),
@@ -124,19 +127,13 @@ class Leadership:
             with suppress(TdieError):  # Consul ends it with our check otherwise
                 await self._consul.session_destroy(session)
 
-    async def _until_registered(self) -> None:
+    async def _register_anew(self) -> None:
         """Registered anew. The old check goes first, and with it any session of an earlier life of ours.
 
         That session is bound to a check of the same name: our own beats would keep it, and its lock, alive for ever.
         """
-        while True:
-            try:
-                await self.withdraw()
-                await self.register()
-                return
-            except Waiting as error:
-                log.info("waiting for Consul", error=str(error))
-                await asyncio.sleep(1.0)
+        await self.withdraw()
+        await self.register()
 
     async def _acquire(self, session: str, beats: asyncio.Task[None]) -> None:
         """Hold the leader key; watches it while somebody else does."""

@@ -96,6 +96,7 @@ class Far(Watched):
         unavailable = "CONSUL_UNAVAILABLE"
         until(lambda: all(unavailable in self.rig.problems(n) for n in NODES), "all nodes say so", seen=self.rig.logs)
         said = clock() - began
+        assert unavailable in self.made.asked("status").stderr
         kill(old)
         until(
             lambda: set(self.made.hosts(victim)) - {old}, f"{victim} is started again by its node", seen=self.rig.logs
@@ -236,7 +237,7 @@ class Far(Watched):
     def its_consul_client_dies(self, life: Life) -> None:
         """kill -9 of the Consul on its machine, which is started again."""
         self.rig.consuls.kill(life.node)
-        time.sleep(self.random.uniform(0, self.profile.ttl))
+        time.sleep(self.random.uniform(0, self.profile.ttl / 3))
         self.rig.consuls.start(life.node)
         time.sleep(self.profile.ttl + self.profile.lock_delay)
 

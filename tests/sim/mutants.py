@@ -20,7 +20,7 @@ import structlog
 
 from agent import apply, carry, keys, orders, status, steps, stock, telling
 from agent.clock import Monotonic
-from agent.errors import TdieError, Waiting
+from agent.errors import TdieError
 from agent.keeper.fence import Due
 from agent.keeper.protocol import HostRow
 from agent.leadership import Leadership as Obeyed
@@ -721,14 +721,7 @@ async def _no_sweep(_self: object) -> None:
 def sessions_of_an_earlier_life_stay(patch: Patch) -> None:
     """A controller that restarts keeps the lock of its earlier life alive by its own beats: nothing but a check ends a session."""
 
-    async def registered(self: Leadership) -> None:
-        while True:
-            try:
-                return await self.register()
-            except Waiting:
-                await asyncio.sleep(1.0)
-
-    patch.setattr(Leadership, "_until_registered", registered)
+    patch.setattr(Leadership, "_register_anew", Leadership.register)
     patch.setattr(leadership, "SESSION_TTL", 86_400.0)
 
 

@@ -10,7 +10,16 @@ import pytest
 from reconciler.execution.locks import NodeLocks
 from reconciler.simulation import virtual
 from reconciler.simulation.script import Stage
-from reconciler.simulation.world import World
+from reconciler.simulation.world import LooksAway, World
+
+
+class Asked(LooksAway):
+    """Counts what controllers ask Consul."""
+
+    by_controllers = 0
+
+    def called(self, who: str) -> None:
+        self.by_controllers += who.startswith("one-")
 
 
 async def begun() -> Stage:
@@ -55,3 +64,23 @@ def test_a_target_whose_lock_was_taken_for_a_moment_is_sent_later(monkeypatch: p
 
     assert virtual.run(story()) == ""
     assert refused == [["a"]]
+
+
+def test_the_longer_consul_is_away_the_less_a_controller_asks() -> None:
+    async def story() -> tuple[int, str, float]:
+        stage = await begun()
+        world, asked = stage.world, Asked()
+        world.watcher = asked
+        await stage.do(0, "consul away")
+        await asyncio.sleep(600)
+        told, count = world.controllers["one"].loop.board.error, asked.by_controllers
+        await stage.do(0, "consul back")
+        began = world.clock.now()
+        await world.until(lambda: world.leader() is not None, 60)
+        await world.close()
+        return count, told, world.clock.now() - began
+
+    count, told, took = virtual.run(story())
+    assert 20 < count < 600 / 4 + 20
+    assert "CONSUL_UNAVAILABLE" in told
+    assert took < 5
