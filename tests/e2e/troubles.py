@@ -78,13 +78,15 @@ class Far(Watched):
 
     def presence(self, node: str) -> str:
         """What the leader thinks of the node."""
-        return next((str(each["presence"]) for each in self.made.status()["nodes"] if each["name"] == node), "")
+        status = self.made.status()
+        nodes = status["nodes"] if status["leading"] else ()
+        return next((str(each["presence"]) for each in nodes if each["name"] == node), "")
 
     def well(self) -> bool:
-        """Whether every node is alive and everything runs as it should."""
+        """Whether somebody leads, and says that every node is alive and everything runs as it should."""
         status = self.made.status()
         alive = [node for node in status["nodes"] if node["presence"] == "alive"]
-        return bool(status["converged"]) and len(alive) == len(NODES)
+        return bool(status["leading"] and status["converged"]) and len(alive) == len(NODES)
 
     # -- Consul away for long
 
@@ -115,7 +117,9 @@ class Far(Watched):
         assert {one: row for one, row in after.items() if one != victim} == {
             one: row for one, row in before.items() if one != victim
         }, "nobody without a lease was touched"
-        assert after[victim][2] == before[victim][2] + 1
+        assert after[victim][2] == before[victim][2] + 1, (
+            f"{victim}: {before[victim]}, then {after[victim]}\n{self.seen()}"
+        )
         assert self.rig.registered() >= {*before, "one.0"}, "everything is in the catalog again"
         assert self.runs(but=life.launch).token > life.token
         return (
