@@ -162,6 +162,7 @@ class Connection:
             "problems": [{"code": name.split()[0], "detail": text} for name, text in self._supervisor.problems.items()],
             "sandbox": degradation(),
             "hosts": len(self._supervisor.hosts),
+            "speaking": sum(host.channel is not None for host in self._supervisor.hosts.values()),
         }
 
     def _attach(self, request: dict[str, Any]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,7 @@ from tests.brokers import nats as broker
 @pytest.fixture
 def server(tmp_path: Path, free_port: Callable[[], int]) -> Iterator[Server]:
     """A NATS server with JetStream that keeps its data when it is stopped and started again."""
-    made = broker(tmp_path, free_port())
+    made = broker(tmp_path, free_port(), "-V")  # it writes down who subscribes
     made.start()
     yield made
     made.stop()
@@ -32,6 +33,11 @@ def to(server: Server, name: str = "worker.0", **settings: Any) -> Any:
     return publishing(folder("nats"), given, name=name)
 
 
+async def subscribed(server: Server, count: int) -> None:
+    """The server knows so many plain subscriptions: it keeps nothing for who is not there yet, unlike a stream."""
+    await until(lambda: len(re.findall(r"\[SUB (?:orders|others) ", server.log.read_text())) >= count)
+
+
 @pytest.mark.parametrize("stream", [True, False])
 async def test_a_message_arrives_as_it_went(stream: bool, server: Server) -> None:
     routes = [{"type": "Other", "topic": "others"}]
@@ -40,7 +46,7 @@ async def test_a_message_arrives_as_it_went(stream: bool, server: Server) -> Non
         receiving(publisher, Subscription("orders")) as orders,
         receiving(publisher, Subscription("others", "Other")) as others,
     ):
-        await asyncio.sleep(0.3)  # plain NATS keeps nothing for who is not there yet
+        await subscribed(server, 0 if stream else 2)
         message = Message({"a": "ü"}, "Order", source="s.0", correlation_id="c")
         await publisher.publish(message)
         await publisher.publish(Message("x", "Other"))
@@ -59,7 +65,7 @@ async def test_each_instance_gets_a_message_once_whatever_its_replicas(stream: b
         receiving(a1, Subscription("orders")) as at_a1,
         receiving(b0, Subscription("orders", "T")) as at_b0,
     ):
-        await asyncio.sleep(0.3)
+        await subscribed(server, 0 if stream else 3)
         sent = [Message(number, "T") for number in range(50)]
         for message in sent:
             await a0.publish(message)
@@ -74,7 +80,7 @@ async def test_each_instance_gets_a_message_once_whatever_its_replicas(stream: b
 @pytest.mark.parametrize("stream", [True, False])
 async def test_a_refused_message_comes_again(stream: bool, server: Server) -> None:
     async with to(server, jetStream=stream) as publisher, receiving(publisher, Subscription("orders"), 2) as taken:
-        await asyncio.sleep(0.3)
+        await subscribed(server, 0 if stream else 1)
         await publisher.publish(Message("x", "T"))
         await until(lambda: taken)
         assert [message.content for message in taken] == ["x"]
@@ -101,7 +107,7 @@ async def test_messages_survive_a_restart_of_the_server(server: Server) -> None:
 
 async def test_plain_subscriptions_survive_a_restart_too(server: Server) -> None:
     async with to(server) as publisher, receiving(publisher, Subscription("orders")) as taken:
-        await asyncio.sleep(0.3)
+        await subscribed(server, 1)
         await asyncio.to_thread(server.stop)
         await asyncio.to_thread(server.start)
         await publisher.publish(Message("x"))
@@ -133,7 +139,7 @@ async def test_the_same_message_twice_counts_once(server: Server) -> None:
 
 async def test_what_others_write_is_delivered(server: Server) -> None:
     async with to(server) as publisher, receiving(publisher, Subscription("orders")) as taken:
-        await asyncio.sleep(0.3)
+        await subscribed(server, 1)
         other = await nats.connect(f"nats://127.0.0.1:{server.port}")
         await other.publish("orders", b'{"temperature": 21.5}')
         await until(lambda: taken)
