@@ -8,8 +8,7 @@ from collections.abc import Callable
 import structlog
 
 from agent.errors import Waiting
-from agent.keeper.protocol import Keeper
-from agent.keeper.sandbox import DEGRADED as SANDBOX_DEGRADED
+from agent.keeper.protocol import SANDBOX_DEGRADED, Keeper
 from agent.problems import NodeProblems
 from agent.wire import ReplicaState
 

@@ -8,13 +8,16 @@ import os
 import resource
 import signal
 import sys
+import time
 from pathlib import Path
 
 from agent.keeper import linux
+from agent.keeper.cgroups import of_this_machine
 from agent.keeper.loop import Loop
 from agent.keeper.server import Server
 from agent.keeper.supervisor import Supervisor
 
+IMAGE_ENDS_WITHIN = 1.0  # seconds for the image to leave its group when a keeper ends with nothing to look after
 TAKEN = 75  # exit status when another keeper works on this folder
 
 
@@ -45,7 +48,8 @@ def main() -> int:
 def keep(path: Path, data: Path) -> None:
     """Recover what an earlier keeper left, then serve."""
     loop = Loop()
-    supervisor = Supervisor(loop, data, path)
+    groups = of_this_machine(linux.keeper_id(data))
+    supervisor = Supervisor(loop, data, path, groups)
     supervisor.processes.zygote.start()
     supervisor.recover()
     server = Server(loop, path, supervisor)
@@ -56,6 +60,9 @@ def keep(path: Path, data: Path) -> None:
     supervisor.save()
     server.close()
     loop.close()
+    patience = linux.now() + IMAGE_ENDS_WITHIN
+    while not groups.close() and linux.now() < patience and not any(host.alive for host in supervisor.hosts.values()):
+        time.sleep(0.01)
 
 
 def _prepare() -> None:

@@ -74,8 +74,11 @@ def start_cold(order: HostOrder, request: Mapping[str, object], descriptors: Map
 class Launcher:
     """Hands launches to the zygote. `failed(launch, error)` is called for each one it could not fork."""
 
-    def __init__(self, loop: Loop, failed: Callable[[str, str], None]) -> None:
-        self._loop, self._failed = loop, failed
+    def __init__(
+        self, loop: Loop, failed: Callable[[str, str], None], began: Callable[[int], None] = lambda _pid: None
+    ) -> None:
+        """`began(pid)` is called for each zygote before it forks anything."""
+        self._loop, self._failed, self._began = loop, failed, began
         self._socket: socket.socket | None = None
         self._pause = 0.0
         self._started = 0.0
@@ -100,6 +103,8 @@ class Launcher:
                 ours.close()
                 self._again()
                 return
+        with contextlib.suppress(OSError):  # it ended at once, or its limits cannot hold: that is said of the sandbox
+            self._began(self.pid)
         ours.setblocking(False)
         self._socket, self.ready = ours, False
         self.generation += 1

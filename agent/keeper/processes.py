@@ -12,6 +12,7 @@ from typing import Any, Protocol
 
 from agent.errors import Refused
 from agent.keeper import linux, resources
+from agent.keeper.cgroups import Cgroups
 from agent.keeper.channel import Channel
 from agent.keeper.hosted import Hosted
 from agent.keeper.launcher import Launcher, start_cold
@@ -36,11 +37,11 @@ class Owner(Protocol):
 class Processes:
     """Knows pids, descriptors and markers; takes no decisions."""
 
-    def __init__(self, loop: Loop, data: Path, keeper_socket: Path, owner: Owner) -> None:
-        self._loop, self._owner = loop, owner
+    def __init__(self, loop: Loop, keeper_socket: Path, data: Path, cgroups: Cgroups, owner: Owner) -> None:
+        self._loop, self._owner, self.cgroups = loop, owner, cgroups
         self.keeper = linux.keeper_id(data)
         self._cache, self._keeper_socket = str(data / "pycache"), str(keeper_socket)
-        self.zygote = Launcher(loop, self._not_forked)
+        self.zygote = Launcher(loop, self._not_forked, cgroups.share)
         self._of_pid: dict[int, Hosted] = {}
         self._waiting: list[Hosted] = []
         self._flying: dict[str, Hosted] = {}
@@ -105,6 +106,8 @@ class Processes:
                 "cache": self._cache,
                 "kinds": kinds,
             }
+            if group := self.cgroups.prepare(host.launch, order):
+                request |= {"group": group, "bounded": self.cgroups.bounds_memory(group)}
             if order.lease is not None:
                 request["parent"] = os.getpid()
                 self.guard(host)
@@ -230,6 +233,7 @@ class Processes:
         """SIGKILL to everything of the host; `stuck` is told when that does not help."""
         host.killed_at = host.killed_at or linux.now()
         self.signal(host, signal.SIGKILL)
+        self.cgroups.kill(host.launch)
         launch = host.launch
         self._loop.at(linux.now() + STUCK_AFTER, lambda: self._check_dead(host, launch))
 
@@ -277,6 +281,8 @@ class Processes:
             host.ended = (host.pid, linux.now())
         host.pid = host.start_time = None
         host.status = status
+        if not host.cause and self.cgroups.killed_for_memory(host.launch):
+            host.cause = f"OOMKilled limit={(host.order.memory or 0) >> 20}Mi"
         self.sweep(host)
 
     def sweep(self, host: Hosted) -> None:
@@ -294,9 +300,11 @@ class Processes:
             if not (mine := left.get(host, [])):
                 host.killed_at = None
                 self.zygote.guard(host.launch, False)
+                self.cgroups.remove(host.launch)
                 self._owner.gone(host)
                 continue
             host.killed_at = host.killed_at or linux.now()
+            self.cgroups.kill(host.launch)
             for process in mine:
                 linux.send_to(process, signal.SIGKILL)
             waited = linux.now() - host.killed_at
@@ -304,11 +312,19 @@ class Processes:
                 self._owner.stuck(host, tuple(process.pid for process in mine))
             self._loop.at(linux.now() + min(1.0, 0.005 + waited / 4), lambda host=host: self.sweep(host))  # type: ignore[misc]
 
+    def _in_group(self, host: Hosted) -> list[linux.Stat]:
+        """What is in the host's group still, its known process apart."""
+        if not self.cgroups.populated(host.launch):
+            return []
+        stats = (linux.stat(pid) for pid in self.cgroups.processes(host.launch) if pid not in self._of_pid)
+        return [seen for seen in stats if seen is not None]
+
     def _leftovers(self, hosts: set[Hosted]) -> dict[Hosted, list[linux.Stat]]:
+        grouped = {host: inside for host in hosts if (inside := self._in_group(host))}
         children = linux.children()
         known = set(self._of_pid) | {self.zygote.pid}
         if children is not None and children <= known and all(host.own for host in hosts):
-            return {}  # whatever our own child left behind would be our child now
+            return grouped  # whatever our own child left behind would be our child now, or is in its group
         found: dict[Hosted, list[linux.Stat]] = {}
         marked = linux.marked(self.keeper)
         members = linux.sessions(host.ended[0] for host in hosts if host.ended)
@@ -317,6 +333,7 @@ class Processes:
             if host.ended is not None:
                 ticks = host.ended[1] * os.sysconf("SC_CLK_TCK")  # a later session of that number is another's
                 mine |= {s.pid: s for s in members if s.session == host.ended[0] and s.start_time <= ticks}
+            mine |= {seen.pid: seen for seen in grouped.get(host, ())}
             found[host] = [seen for pid, seen in mine.items() if pid not in self._of_pid]
         return found
 

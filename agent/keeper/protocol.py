@@ -9,6 +9,7 @@ from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
 
+SANDBOX_DEGRADED = "SANDBOX_DEGRADED"
 BY_HAND = "tdie-manual"  # the instance of hosts that people start at a node
 
 

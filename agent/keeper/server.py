@@ -14,7 +14,7 @@ from agent.keeper.address import unix_address
 from agent.keeper.channel import Channel
 from agent.keeper.hosted import Hosted
 from agent.keeper.loop import READ, Loop
-from agent.keeper.sandbox import degradation
+from agent.keeper.protocol import SANDBOX_DEGRADED
 from agent.keeper.supervisor import Supervisor
 
 ENOUGH = 1 << 16  # bytes under way to a listener; further rows wait as names, so a slow one costs no memory
@@ -160,7 +160,9 @@ class Connection:
             "pid": os.getpid(),
             "zygote": {"pid": zygote.pid, "ready": zygote.ready, "replaced": max(0, zygote.generation - 1)},
             "problems": [{"code": name.split()[0], "detail": text} for name, text in self._supervisor.problems.items()],
-            "sandbox": degradation(),
+            "sandbox": f"{SANDBOX_DEGRADED} {missing}"
+            if (missing := self._supervisor.processes.cgroups.missing)
+            else "",
             "hosts": len(self._supervisor.hosts),
             "speaking": sum(host.channel is not None for host in self._supervisor.hosts.values()),
         }

@@ -10,6 +10,7 @@ from typing import Any
 from agent.errors import Invalid, Missing, Refused
 from agent.keeper import codec, linux, state
 from agent.keeper.adoption import adopt
+from agent.keeper.cgroups import Cgroups
 from agent.keeper.fence import EXPIRED, Fence
 from agent.keeper.hosted import BACKOFF, FAILED, RUNNING, STARTED, STARTING, STOPPED, STOPPING, Hosted
 from agent.keeper.loop import Loop
@@ -38,12 +39,12 @@ def _same_process(before: HostOrder, after: HostOrder) -> bool:
 class Supervisor:
     """All hosts of one data folder. `changed` and `dropped` are told of rows."""
 
-    def __init__(self, loop: Loop, data: Path, keeper_socket: Path) -> None:
+    def __init__(self, loop: Loop, data: Path, keeper_socket: Path, cgroups: Cgroups) -> None:
         self._loop, self._file = loop, data / "keeper.state"
         self._boot = linux.boot_id()
         self.hosts: dict[str, Hosted] = {}
         self.problems: dict[str, str] = {}
-        self.processes = Processes(loop, data, keeper_socket, self)
+        self.processes = Processes(loop, keeper_socket, data, cgroups, self)
         self._fence = Fence(loop, self.hosts.values, self._fenced, self._kill)
         self.changed: Callable[[Hosted], None] = lambda _host: None
         self.dropped: Callable[[str], None] = lambda _replica: None

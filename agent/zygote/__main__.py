@@ -25,6 +25,7 @@ def main() -> None:
     _point_stdin_nowhere()
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     os.umask(0o077)
+    linux.spare_no_more()
     image.warm()
     sys.dont_write_bytecode = True
     image.rehearse()

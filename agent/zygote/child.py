@@ -36,7 +36,7 @@ def become_host(request: Mapping[str, Any], held: Mapping[str, int], room: Room)
     env = environment(order, request["launch"], request["keeper"])
     _replace_environment(env, room)
     linux.set_name(f"tdie:{order.replica}")
-    _limit(order)
+    _limit(order, request)
     if order.lease is not None:
         die_with(request["parent"])
     if order.runtime == "exec":
@@ -69,7 +69,8 @@ def start_cold(request: Mapping[str, Any], held: Mapping[str, int]) -> None:
     said = hear(channel)
     order = codec.order_from(said[0]["order"])
     linux.set_name(f"tdie:{order.replica}")
-    _limit(order)
+    linux.spare_no_more()
+    _limit(order, request)
     if order.lease is not None:
         die_with(request["parent"])
     run_component(order, channel, request, held, said)
@@ -107,11 +108,23 @@ def _replace_environment(env: Mapping[str, str], room: Room) -> None:
     room.write(env)
 
 
-def _limit(order: HostOrder) -> None:
+def _limit(order: HostOrder, request: Mapping[str, Any]) -> None:
+    """Into the group that the keeper made for this host, if it did; what that does not bound is bounded per process."""
+    if group := request.get("group"):
+        _say(f"{group}/cgroup.procs", "0")
     _soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (min(OPEN_FILES, hard), hard))
-    if order.memory is not None:  # private memory of each process; RLIMIT_AS would count what runtimes only reserve
+    if order.memory is not None and not request.get("bounded"):
+        # private memory of each process; RLIMIT_AS would count what runtimes only reserve
         resource.setrlimit(resource.RLIMIT_DATA, (order.memory, order.memory))
+
+
+def _say(path: str, text: str) -> None:
+    descriptor = os.open(path, os.O_WRONLY | os.O_CLOEXEC)
+    try:
+        os.write(descriptor, text.encode())
+    finally:
+        os.close(descriptor)
 
 
 def _run_program(order: HostOrder, env: dict[str, str], channel: socket.socket) -> NoReturn:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 
-from agent.keeper.sandbox import DEGRADED
+from agent.keeper.protocol import SANDBOX_DEGRADED
 from agent.keeper_care import KEEPER_LOOK
 from reconciler.simulation import virtual
 from reconciler.simulation.world import World
@@ -14,7 +14,7 @@ def test_a_problem_is_reported_while_it_lasts() -> None:
     async def story() -> list[list[str]]:
         world = World()
         machine = world.add_machine("a").machine
-        machine.problems = {"STUCK_UNKILLABLE": "web.0 pid 7", DEGRADED: "no cgroup"}
+        machine.problems = {"STUCK_UNKILLABLE": "web.0 pid 7", SANDBOX_DEGRADED: "no cgroup"}
         world.start_agent("a")
         seen: list[list[str]] = []
         for _ in range(2):
