@@ -127,7 +127,7 @@ def routes(loop: Loop, packages: PackageSource, nodes: NodeApi, clock: Clock, gi
     async def logs(name: str, lines: Annotated[int, Query(ge=1, le=10_000)] = 100) -> PlainTextResponse:
         """The last lines of a replica, fetched from its node."""
         for view in board.observed.nodes.values() if board.observed else ():
-            if name in view.replicas and view.presence is Presence.ALIVE:
+            if (name in view.replicas or name in view.by_hand) and view.presence is Presence.ALIVE:
                 return PlainTextResponse(await nodes.logs(view.api, name, lines))
         raise Missing(f"no replica is called {name} on a node that answers")
 

@@ -82,6 +82,7 @@ class NodeView:
     locked_by: str = ""  # who holds the node lock to say "not now", with the reason
     wish: NodeWish | None = None
     problems: tuple[NodeProblem, ...] = ()
+    by_hand: frozenset[str] = frozenset()  # replicas that people have started there
     manual: tuple[str, ...] = ()  # what was started or uploaded there by hand and is not owned by Git, for people
     api: str = ""
     version: str = ""

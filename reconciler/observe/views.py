@@ -67,6 +67,7 @@ def reported_view(before: NodeView, report: Report, now: Monotonic) -> NodeView:
         labels=dict(report.labels),
         capacity=report.capacity,
         problems=report.problems,
+        by_hand=frozenset(row.replica for row in report.by_hand),
         manual=tuple(_manual(report)),
         version=report.version,
     )

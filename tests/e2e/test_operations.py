@@ -287,6 +287,7 @@ def test_what_is_not_owned_by_git_is_said_and_goes_when_the_cluster_prunes_all(
     shown = shared.asked("status").stdout
     assert f"not owned by Git: process {begun['settingsId']} (byhand@1.0.0, Started, pid {begun['pid']})" in shown
     assert "not owned by Git: package byhand@1.0.0" in shown
+    assert "the word is" in shared.asked("logs", begun["settingsId"]).stdout
     before = shared.pids()
     spec = {"sync": {"maxPrune": "50%", "prune": "all"}}
     commit = shared.repo.push({"cluster.yaml": cluster(shared.name, ("n1",), **spec)})
