@@ -10,6 +10,7 @@ import hashlib
 import os
 import re
 import stat
+import struct
 import unicodedata
 import zipfile
 import zlib
@@ -21,6 +22,8 @@ from agent.errors import Invalid
 from agent.packages.digest import ContentRow
 
 _CHUNK = 1 << 18
+_ENTRY = 320  # bytes of an entry in the directory, many more than usual
+_LONGEST_END = 20 + 22 + 65535  # locator of the 64-bit record, end record, its comment
 _LOCAL_HEADER = 30  # bytes before the name of each entry
 _RATIO_FROM = 1 << 20  # small files may compress as well as they like
 _FORBIDDEN = re.compile(r"[\x00-\x1f\x7f\\]")
@@ -54,12 +57,30 @@ def unpack(archive: Path, into: Path, limits: Limits = DEFAULT_LIMITS) -> tuple[
     Raises UnsafePackage with PKG_UNSAFE_PATH, PKG_AMBIGUOUS_ENTRY, PKG_TOO_LARGE or PKG_CORRUPT. The caller removes `into` then.
     """
     try:
+        _check_directory(archive, limits)
         with zipfile.ZipFile(archive) as opened:
             entries = checked(opened, limits)
             room = _Room(limits, archive.stat().st_size)
             return tuple(_extract(opened, entry, into, room) for entry in entries)
     except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError, UnicodeError) as error:
         raise UnsafePackage(f"cannot be read as a zip archive: {error}", code="PKG_CORRUPT") from error
+
+
+def _check_directory(archive: Path, limits: Limits) -> None:
+    """Refuse a directory that is too long to be read at all: an object is made of each entry before anybody counts them.
+
+    The end record says how long it is (APPNOTE 4.3.16); archives that need the 64-bit one are beyond our limits anyway.
+    """
+    with archive.open("rb") as file:
+        size = file.seek(0, os.SEEK_END)
+        file.seek(max(0, size - _LONGEST_END))
+        tail = file.read()
+    at = tail.rfind(b"PK\x05\x06")
+    if at < 0 or len(tail) < at + 16:
+        return  # no zip archive, as is said where it is opened
+    (length,) = struct.unpack_from("<L", tail, at + 12)
+    if length > limits.entries * _ENTRY or tail[max(0, at - 20) : at].startswith(b"PK\x06\x07"):
+        raise UnsafePackage(f"more than {limits.entries} entries", code="PKG_TOO_LARGE")
 
 
 def checked(opened: zipfile.ZipFile, limits: Limits = DEFAULT_LIMITS) -> tuple[zipfile.ZipInfo, ...]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import os
 import time
@@ -21,8 +22,9 @@ from agent.packages.pack import pack
 from agent.packages.protocol import Installed
 from agent.packages.records import PackageRecords
 from agent.packages.retention import collectable
-from agent.packages.store import PackageStore
+from agent.packages.store import PackageStore, remove_tree
 from agent.wire import PackageOrder, PackageRef
+from tests.disk_trouble import counted
 
 Answer = Callable[[str], bytes]
 
@@ -48,6 +50,7 @@ class Source:
         self.answers: dict[str, list[bytes]] = {}
         self.asked: list[str] = []
         self.heads: list[bytes] = []
+        self.slow: dict[str, tuple[bytes, bytes]] = {}  # what comes at once, and what then comes for ever
         self.url = ""
 
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -55,6 +58,15 @@ class Source:
         path = head.split()[1].decode()
         self.asked.append(path)
         self.heads.append(head)
+        if path in self.slow:
+            first, rest = self.slow[path]
+            writer.write(first)
+            with contextlib.suppress(ConnectionError):
+                while not writer.is_closing():
+                    writer.write(rest)
+                    await writer.drain()
+                    await asyncio.sleep(0.02)
+            return
         queue = self.answers.get(path, [])
         writer.write((queue.pop(0) if len(queue) > 1 else queue[0]) if queue else http(b"", status="404 Not Found"))
         writer.close()
@@ -147,6 +159,65 @@ async def test_short_reads_are_tried_again(source: Source, store: PackageStore, 
     source.answers["/p"] = [cut, cut, http(whole)]
     await installer_of(store, client, pause=0).install(order(source, "/p"))
     assert source.asked == ["/p"] * 3
+
+
+async def test_a_source_that_never_ends_is_given_up_and_the_next_one_asked(
+    source: Source, store: PackageStore, client: httpx.AsyncClient
+) -> None:
+    whole = pack(GOOD)
+    source.answers["/p"] = [http(whole)]
+    source.slow["/drips"] = (http(b"", length=len(whole)), b"x")
+    installer = installer_of(store, client, total_timeout=0.3)
+    with pytest.raises(TdieError, match=r"PKG_FETCH .*/drips: not complete after 0 s"):
+        await installer.install(order(source, "/drips"))
+    assert names(store) == []
+    await installer.install(order(source, "/drips", "/p"))
+    assert names(store) == [REF.digest]
+
+
+def test_a_crash_at_any_effect_of_an_install_leaves_what_was_there_and_the_next_one_works(tmp_path: Path) -> None:
+    """STEP: the process ends at the n-th thing that it does to the disk, with nothing tidied up."""
+    old = content(version="0.9.0")
+    before = PackageRef(name="hello", version="0.9.0", digest=content_digest(old))
+    for files, name in ((old, "old.zip"), (GOOD, "new.zip")):
+        (tmp_path / name).write_bytes(pack(files))
+    effects, crashed = 0, True
+    while crashed:
+        effects += 1
+        root = tmp_path / f"at-{effects}"
+        there = PackageStore(root)
+        there.open()
+        there.add(tmp_path / "old.zip", before)
+        crashed = _ends_at(effects, root, tmp_path / "new.zip")
+        again = PackageStore(root)
+        assert again.open() == ()
+        assert {before.digest} <= again.installed().keys() <= {before.digest, REF.digest}
+        assert all(again.verify(digest) for digest in again.installed())
+        assert not [entry for entry in root.iterdir() if entry.name not in again.installed()]
+        again.add(tmp_path / "new.zip", REF)
+        assert again.verify(REF.digest)
+        remove_tree(root)
+    assert effects > 10
+
+
+def _ends_at(number: int, root: Path, archive: Path) -> bool:
+    """Whether a process that installs the archive was ended at its n-th effect on the disk."""
+    pid = os.fork()
+    if pid == 0:
+        with counted(root) as disk:
+
+            def crash(what: str) -> bool:
+                disk.writes += 1
+                if disk.writes == number:
+                    os._exit(9)
+                return False
+
+            disk._next = crash  # type: ignore[method-assign]  # this one does not fail, it is the last
+            store = PackageStore(root)
+            store.open()
+            store.add(archive, REF)
+        os._exit(0)
+    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 9
 
 
 async def test_the_next_source_is_asked_and_redirects_are_not_followed(

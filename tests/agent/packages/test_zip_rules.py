@@ -6,6 +6,8 @@ import contextlib
 import io
 import stat
 import struct
+import subprocess
+import sys
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -15,6 +17,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from agent.packages.archive import Limits, UnsafePackage, unpack
+from tests.conftest import ROOT
 
 
 def zipped(*entries: tuple[str, bytes], mode: int = 0o100644, compress: int = zipfile.ZIP_STORED) -> bytes:
@@ -99,6 +102,53 @@ def test_bad_archives_are_refused(name: str, make: Callable[[], bytes], code: st
     if name not in DURING:
         assert not list(into.iterdir())
     assert sorted(p.name for p in tmp_path.iterdir()) == ["a.zip", "into"]
+
+
+def many_entries(count: int) -> bytes:
+    """An archive whose directory names one small file so many times."""
+    data = zipped(("n" * 8, b""))
+    start, end = data.index(b"PK\x01\x02"), data.rindex(b"PK\x05\x06")
+    directory = data[start:end] * count
+    tail = bytearray(data[end:])
+    struct.pack_into("<HHLL", tail, 8, count & 0xFFFF, count & 0xFFFF, len(directory), start)
+    return data[:start] + directory + bytes(tail)
+
+
+UNPACKS = """
+import pathlib, resource, sys
+from agent.packages.archive import UnsafePackage, unpack
+limit = 256 << 20
+resource.setrlimit(resource.RLIMIT_DATA, (limit, limit))
+into = pathlib.Path(sys.argv[2])
+into.mkdir()
+try:
+    unpack(pathlib.Path(sys.argv[1]), into)
+except UnsafePackage as error:
+    print(error.code, list(into.iterdir()))
+"""
+
+
+@pytest.mark.parametrize(
+    ("make", "code"),
+    [
+        (lambda: many_entries(1_000_000), "PKG_TOO_LARGE"),
+        (lambda: zipped(("a", b"\0" * (300 << 20)), compress=zipfile.ZIP_DEFLATED), "PKG_TOO_LARGE"),
+        (lambda: zip64_end(zipped(("a", b"x"))), "PKG_TOO_LARGE"),
+    ],
+    ids=["a million entries", "300 MiB of nothing", "another end record"],
+)
+def test_bombs_cost_little_memory(make: Callable[[], bytes], code: str, tmp_path: Path) -> None:
+    (tmp_path / "a.zip").write_bytes(make())
+    command = [sys.executable, "-c", UNPACKS, str(tmp_path / "a.zip"), str(tmp_path / "into")]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, check=False)
+    assert done.stdout.startswith(code), done.stderr[-500:]
+
+
+def zip64_end(data: bytes) -> bytes:
+    """The same with a 64-bit end record, which readers believe instead."""
+    end = data.rindex(b"PK\x05\x06")
+    record = struct.pack("<4sQHHLLQQQQ", b"PK\x06\x06", 44, 45, 45, 0, 0, 1 << 40, 1 << 40, 1 << 40, 0)
+    return data[:end] + record + struct.pack("<4sLQL", b"PK\x06\x07", 0, end, 1) + data[end:]
 
 
 def test_duplicate_entry(tmp_path: Path) -> None:
