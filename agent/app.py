@@ -102,7 +102,10 @@ async def run_agent(settings: AgentSettings, *, stop_hosts: bool = False) -> Non
 
 async def _run(agent: Agent, server: Server, listening: socket.socket, settings: AgentSettings) -> None:
     serving = asyncio.create_task(server.serve(sockets=[listening]), name="node api")
-    logs = keep_bounded(settings.data / "logs", largest=settings.log_size, keep=settings.log_parts, here=agent.knows)
+    where = settings.data / "logs"
+    logs = keep_bounded(
+        where, largest=settings.log_size, keep=settings.log_parts, here=agent.knows, problem=agent.problem
+    )
     bounding = asyncio.create_task(logs, name="keep logs bounded")
     try:
         await agent.run()

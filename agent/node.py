@@ -229,6 +229,10 @@ class Agent:
         """The recorded process that nobody looks after is ended; comes back with its replica."""
         return await self.processes.kill(self._edges.processes, package, pid)
 
+    def problem(self, code: str, detail: str) -> None:
+        """Something is wrong with this machine, or with an empty detail not any more."""
+        self._problem(code, detail)
+
     def knows(self, replica: str) -> bool:
         """It is ordered here, or the keeper has a row of it; also while that is not known yet."""
         return not self.ready or replica in self._carrier.orders or replica in self.table.rows

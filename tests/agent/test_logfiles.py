@@ -31,7 +31,7 @@ def test_the_writer_goes_on_at_the_beginning_and_nothing_is_lost(tmp_path: Path)
     try:
         for number in range(3):
             os.write(descriptor, f"line {number}\n".encode())
-            begin_anew(path, 2)
+            begin_anew(path, 2, LARGEST)
         os.write(descriptor, b"line 3\n")
     finally:
         os.close(descriptor)
@@ -43,7 +43,7 @@ def test_the_writer_goes_on_at_the_beginning_and_nothing_is_lost(tmp_path: Path)
 def test_no_older_part_stays_when_none_is_wanted(tmp_path: Path) -> None:
     path = tmp_path / "web.0.log"
     path.write_text("much\n")
-    begin_anew(path, 0)
+    begin_anew(path, 0, LARGEST)
     assert (path.read_text(), older(path)) == ("", [])
 
 
@@ -62,12 +62,12 @@ def test_only_what_is_large_is_begun_anew_and_only_what_left_long_ago_is_deleted
     small.write_text("x")
     large.write_bytes(b"x" * (LARGEST + 1))
     done = tidy(tmp_path, LARGEST, 3, nobody)
-    assert done == [f"large.0.log: {LARGEST + 1} bytes, begun anew"]
+    assert done.lines == [f"large.0.log: {LARGEST + 1} bytes, begun anew"]
     assert (small.read_text(), large.read_text()) == ("x", "")
     long_ago = time.time() - FORGOTTEN - 10
     for path in (small, large):
         os.utime(path, (long_ago, long_ago))
-    assert tidy(tmp_path, LARGEST, 3, lambda replica: replica == "small.0") == [
+    assert tidy(tmp_path, LARGEST, 3, lambda replica: replica == "small.0").lines == [
         "large.0.log: deleted, its replica left long ago"
     ]
     assert sorted(found.name for found in tmp_path.iterdir()) == ["small.0.log"]
@@ -96,20 +96,61 @@ def test_a_flood_is_bounded(tmp_path: Path) -> None:
     assert path.stat().st_size <= LARGEST
     assert path.stat().st_blocks * 512 <= LARGEST + 8192  # no hole where the writer was before
     assert len(older(path)) == 2
-    assert all(set(found.read_bytes()) <= {ord("x"), ord("\n")} for found in older(path))
+    for found in older(path):
+        assert found.stat().st_size <= 3 * LARGEST
+        lines = found.read_text().splitlines()
+        assert all(set(line) == {"x"} for line in lines[1:])
+        assert set(lines[0]) == {"x"} or "were dropped" in lines[0]
+
+
+@pytest.mark.parametrize("line", [b"x" * 99 + b"\n", b"x" * 100])
+def test_of_a_flood_the_end_stays_and_the_rest_is_counted(line: bytes, tmp_path: Path) -> None:
+    path = tmp_path / "web.0.log"
+    path.write_bytes(line * LARGEST)  # a hundred times too much
+    began = time.monotonic()
+    done = tidy(tmp_path, LARGEST, 3, everybody)
+    assert time.monotonic() - began < 1
+    (newest,) = older(path)
+    told, _, rest = newest.read_bytes().partition(b"\n")
+    assert (
+        told
+        == f"[tdie] {done.dropped['web.0']} bytes of this log were dropped: it grew faster than it is kept".encode()
+    )
+    assert len(rest) == 100 * LARGEST - done.dropped["web.0"] <= LARGEST
+    assert path.stat().st_size == 0
+
+
+async def test_a_flood_is_a_problem_of_the_node_until_it_is_over(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told: list[tuple[str, str]] = []
+    for name in ("LOOK", "LOOK_AT_FLOOD", "OVER_AFTER"):
+        monkeypatch.setattr(logfiles, name, 0.01 if name != "OVER_AFTER" else 0.2)
+    (tmp_path / "web.0.log").write_bytes(b"x\n" * (10 << 20))
+    keeping = logfiles.keep_bounded(
+        tmp_path, largest=LARGEST, keep=1, here=everybody, problem=lambda *said: told.append(said)
+    )
+    task = asyncio.create_task(keeping, name="keep")
+    async with asyncio.timeout(10):
+        while ("LOG_FLOOD", "web.0: 19 MiB of its log were dropped") not in told or told[-1] != ("LOG_FLOOD", ""):
+            await asyncio.sleep(0.01)
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)
 
 
 async def test_what_cannot_be_tidied_is_said_and_tried_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
     looks: list[int] = []
 
-    def fails(*_: object) -> list[str]:
+    def fails(*_: object) -> object:
         looks.append(1)
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(logfiles, "tidy", fails)
     monkeypatch.setattr(logfiles, "LOOK", 0.001)
-    task = asyncio.create_task(logfiles.keep_bounded(tmp_path, largest=1, keep=1, here=everybody))
+    task = asyncio.create_task(
+        logfiles.keep_bounded(tmp_path, largest=1, keep=1, here=everybody, problem=lambda *_: None)
+    )
     async with asyncio.timeout(5):
         while len(looks) < 3:
             await asyncio.sleep(0.001)

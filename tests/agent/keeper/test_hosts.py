@@ -176,12 +176,44 @@ async def test_orders_that_make_no_sense_are_refused(rig: Rig) -> None:
         await rig.client.forget("a.0")
 
 
+FREEZER = Path("/sys/fs/cgroup/freezer")  # cgroup v1: what is frozen there does not even die
+
+
+@pytest.mark.skipif(not os.access(FREEZER, os.W_OK), reason="no freezer of cgroup v1 here")
+async def test_what_nothing_kills_is_said_and_not_replaced(rig: Rig, is_alive: Any) -> None:
+    row = await rig.started(rig.program("a.0", "sleep", "600", stop_grace=0.1))
+    cold = FREEZER / f"tdie-test-{os.getpid()}"
+    cold.mkdir()
+    try:
+        (cold / "cgroup.procs").write_text(str(row.pid))
+        (cold / "freezer.state").write_text("FROZEN")
+        await rig.client.start(rig.program("a.0", "sleep", "601", spec_hash="spec-2"))  # what is to follow it
+        stuck = await rig.row("a.0", lambda found: "STUCK" in found.last_error)
+        assert (stuck.last_error, stuck.healthy, stuck.pid) == (f"STUCK_UNKILLABLE pid={row.pid}", False, row.pid)
+        assert "STUCK_UNKILLABLE" in dict(await rig.client.problems())
+        assert is_alive(row.pid)
+    finally:
+        (cold / "freezer.state").write_text("THAWED")
+        await rig.until(lambda: not (cold / "cgroup.procs").read_text())
+        cold.rmdir()
+    after = await rig.row("a.0", lambda found: found.healthy and found.spec_hash == "spec-2")
+    assert after.pid != row.pid
+    assert "STUCK_UNKILLABLE" not in dict(await rig.client.problems())
+
+
 async def test_memory_is_bounded(rig: Rig) -> None:
     script = "import sys; x = bytearray(200 << 20); print('got it')"
     order = rig.program("a.0", sys.executable, "-c", script, memory=100 << 20, restart_attempts=0)
     await rig.client.start(order)
     row = await rig.row("a.0", lambda row: row.state == "Failed")
     assert "MemoryError" in row.last_error
+
+
+async def test_open_files_are_bounded(rig: Rig) -> None:
+    script = "import os\nwhile True: os.open('/dev/null', os.O_RDONLY)"
+    await rig.client.start(rig.program("a.0", sys.executable, "-c", script, restart_attempts=0))
+    row = await rig.row("a.0", lambda row: row.state == "Failed")
+    assert "Too many open files" in row.last_error
 
 
 async def test_a_second_keeper_is_refused(rig: Rig) -> None:
