@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import socket
 import ssl
-from collections.abc import Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from typing import Any, Protocol, TypeVar
 from urllib.parse import quote
 
@@ -61,6 +61,10 @@ class NodeApi(Protocol):
         ...
 
     async def logs(self, api: str, replica: str, lines: int) -> str: ...
+
+    def follow_logs(self, api: str, replica: str, lines: int) -> AsyncIterator[bytes]:
+        """The last lines, then what is written, until the caller stops listening."""
+        ...
 
     async def kill(self, api: str, package: str, replica: str) -> None: ...
 
@@ -133,6 +137,22 @@ class NodeClient:
     async def logs(self, api: str, replica: str, lines: int) -> str:
         url = f"{api}/api/node/processes/{quote(replica, safe='')}/logs"
         return (await self._ask("GET", url, params={"lines": str(lines)})).text
+
+    async def follow_logs(self, api: str, replica: str, lines: int) -> AsyncIterator[bytes]:
+        url = f"{api}/api/node/processes/{quote(replica, safe='')}/logs"
+        token = self._token()
+        headers = {"Authorization": f"Bearer {token}"} if token else {}
+        asked = {"params": {"lines": str(lines), "follow": "true"}, "headers": headers}
+        try:
+            timeout = httpx.Timeout(ANSWER, connect=CONNECT, read=None)
+            async with self._http.stream("GET", url, timeout=timeout, **asked) as answer:  # type: ignore[arg-type]
+                if not answer.is_success:
+                    await answer.aread()
+                    raise error_of(answer)
+                async for chunk in answer.aiter_bytes():
+                    yield chunk
+        except httpx.HTTPError as error:
+            raise Waiting(f"{_host(url)} went away") from error
 
     async def kill(self, api: str, package: str, replica: str) -> None:
         await self._ask("PUT", f"{api}/api/node/processes/{quote(package, safe='')}/{quote(replica, safe='')}/kill")

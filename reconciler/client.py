@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -40,6 +41,18 @@ class MasterClient:
     def text(self, path: str, **params: Any) -> str:
         """The text at this path below /api/master."""
         return self._call("GET", path, params=params, timeout=15.0).text
+
+    def stream(self, path: str, **params: Any) -> Iterator[str]:
+        """The text at this path below /api/master as it comes, until the other side ends it."""
+        try:
+            timeout = httpx.Timeout(15.0, read=None)
+            with self._http.stream("GET", f"/api/master{path}", params=params, timeout=timeout) as response:
+                if not response.is_success:
+                    response.read()
+                    raise _error(response)
+                yield from response.iter_text()
+        except httpx.HTTPError as error:
+            raise Waiting(f"the controller at {self.api} went away: {error}") from error
 
     def post(self, path: str, body: Any = None) -> Any:
         """What the controller answers to this request of a person."""

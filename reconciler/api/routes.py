@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import AsyncIterator
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any, Protocol
 
 import structlog
 from fastapi import APIRouter, Query
-from fastapi.responses import FileResponse, PlainTextResponse
+from fastapi.responses import FileResponse, PlainTextResponse, Response, StreamingResponse
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
 from pydantic.alias_generators import to_camel
 
 from agent.client import NodeApi
 from agent.clock import Clock
-from agent.errors import Missing, Refused, Waiting
+from agent.errors import Missing, Refused, TdieError, Waiting
 from reconciler import answers
 from reconciler.board import Board
 from reconciler.execution.approvals import approve, promoted
@@ -123,11 +124,14 @@ def routes(loop: Loop, packages: PackageSource, nodes: NodeApi, clock: Clock, gi
         rows = answers.status(board, git, clock.now())["instances"]
         return {"items": [replica for row in rows for replica in row["replicas"]]}
 
-    @router.get("/replicas/{name}/logs")
-    async def logs(name: str, lines: Annotated[int, Query(ge=1, le=10_000)] = 100) -> PlainTextResponse:
-        """The last lines of a replica, fetched from its node."""
+    @router.get("/replicas/{name}/logs", response_class=PlainTextResponse)
+    async def logs(name: str, lines: Annotated[int, Query(ge=1, le=10_000)] = 100, follow: bool = False) -> Response:
+        """The last lines of a replica, fetched from its node; with `follow` also those to come."""
         for view in board.observed.nodes.values() if board.observed else ():
             if (name in view.replicas or name in view.by_hand) and view.presence is Presence.ALIVE:
+                if follow:
+                    text = "text/plain; charset=utf-8"
+                    return StreamingResponse(_to_its_end(nodes.follow_logs(view.api, name, lines)), media_type=text)
                 return PlainTextResponse(await nodes.logs(view.api, name, lines))
         raise Missing(f"no replica is called {name} on a node that answers")
 
@@ -219,3 +223,12 @@ def not_ready(board: Board) -> Waiting:
     """What to answer before the first plan."""
     why = board.error or "no plan has been made yet"
     return Waiting(why, code="NOT_READY", hint="try again in a moment")
+
+
+async def _to_its_end(log: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+    """A log as it comes; when its node goes away, that is its last line, because nothing else can be said any more."""
+    try:
+        async for piece in log:
+            yield piece
+    except TdieError as error:
+        yield f"\n{error}\n".encode()

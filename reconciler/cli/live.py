@@ -77,11 +77,18 @@ def logs(
     replica: str,
     *,
     lines: int = 100,
+    follow: Annotated[bool, Parameter(name=["--follow", "-f"], negative=())] = False,
     at: At = HERE,
 ) -> int:
-    """The last lines that a replica wrote, from the node it runs on."""
+    """The last lines that a replica wrote, from the node it runs on; with --follow also what it writes from now on."""
     with at.leader() as master:
-        sys.stdout.write(master.text(f"/replicas/{replica}/logs", lines=lines))
+        if not follow:
+            sys.stdout.write(master.text(f"/replicas/{replica}/logs", lines=lines))
+            return 0
+        for text in master.stream(f"/replicas/{replica}/logs", lines=lines, follow=True):
+            sys.stdout.write(text)
+            sys.stdout.flush()
+    note(f"the log of {replica} ends here: it moved, or its node or the leader went away")
     return 0
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import Protocol, TypeVar
@@ -156,6 +156,9 @@ class SimNodes:
     async def logs(self, api: str, replica: str, lines: int) -> str:
         self._reach(self._nodes[_name(api)])
         return ""
+
+    async def follow_logs(self, api: str, replica: str, lines: int) -> AsyncIterator[bytes]:
+        yield (await self.logs(api, replica, lines)).encode()
 
     async def kill(self, api: str, package: str, replica: str) -> None:
         node = self._nodes[_name(api)]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
+from collections.abc import AsyncIterator
 from contextlib import suppress
 from typing import Any
 
@@ -133,6 +134,9 @@ class InstantNodes:
                 async with asyncio.timeout(wait):
                     await node.changed.wait()
         return node.report(index)
+
+    async def follow_logs(self, api: str, replica: str, lines: int) -> AsyncIterator[bytes]:
+        yield b""
 
     async def logs(self, api: str, replica: str, lines: int) -> str:
         return ""

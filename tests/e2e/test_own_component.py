@@ -65,6 +65,29 @@ def test_the_commands_of_the_readme_lead_from_nothing_to_a_running_component(sha
     assert shared.asked(*logs[1:]).stdout
 
 
+def test_a_log_is_followed_as_it_grows(shared: System) -> None:
+    script = "n=0; while sleep 0.2; do n=$((n+1)); echo line $n; done"
+    manifest = {"name": "counts", "version": "1.0.0", "runtime": "exec", "command": ["sh", "-c", script]}
+    shared.settled(
+        shared.repo.push(
+            {
+                "packages/counts/manifest.json": json.dumps(manifest),
+                "counts.yaml": "---\n".join(
+                    (package("counts", path="packages/counts"), instance("counts", package="counts@1.0.0", replicas=1))
+                ),
+            }
+        )
+    )
+    command = [sys.executable, "-m", "reconciler", "logs", "counts.0", "--follow", "--lines", "1"]
+    where = ["--cluster", shared.name, "--consul", shared.consul, "--token-file", str(shared.token_file)]
+    with subprocess.Popen([*command, *where], stdout=subprocess.PIPE, cwd=ROOT, text=True) as following:
+        assert following.stdout is not None
+        numbers = [int(following.stdout.readline().split()[1]) for _ in range(4)]
+        assert numbers == list(range(numbers[0], numbers[0] + 4))
+        following.terminate()
+    assert shared.asked("logs", "nobody.0", "--follow").returncode == 1
+
+
 def _needing(version: str) -> dict[str, str | bytes]:
     """A package that brings this version of a library as a wheel."""
     manifest = {
