@@ -66,6 +66,8 @@ class Trial(Watched):
         for node, pid in self.agents.items():
             os.kill(pid, signal.SIGCONT)
             self.cables[node].join()
+        # An agent that is told to end before it is one ends without its keeper.
+        self.made.see(lambda s: sum(n["presence"] == "alive" for n in s["nodes"]) == len(NODES), "all agents are there")
 
     def unplug(self) -> None:
         for cable in self.cables.values():

@@ -24,6 +24,7 @@ import psutil
 import yaml
 
 from agent.errors import TdieError
+from agent.keeper.cgroups import of_this_machine
 from agent.keeper.linux import keeper_id
 from reconciler.children import alive, leftovers
 from reconciler.connect import leader, spot
@@ -279,6 +280,8 @@ class System:
                 if found := re.match(r"pid (\d+):", line):
                     with suppress(ProcessLookupError):
                         os.kill(int(found[1]), signal.SIGKILL)
+            for data in self.data.glob("nodes/*"):  # a keeper that was killed leaves its empty control groups
+                of_this_machine(keeper_id(data)).close()
 
     def logs(self, size: int = 3000) -> str:
         """The ends of all logs, for a failure's message."""

@@ -36,11 +36,11 @@ async def test_a_host_lives_while_its_lease_is_extended_and_not_a_moment_longer(
     with pytest.raises(Refused) as refused:
         await rig.client.start(leased(rig.order("a.0")))
     assert refused.value.code == "LEASE_OVER"
-    await rig.client.extend(linux.now() + 1.5)
+    await rig.client.extend(linux.now() + 3.0)
     row = await rig.started(leased(rig.order("a.0")))
     free = await rig.started(rig.order("b.0"))
     for _ in range(4):
-        deadline = linux.now() + 1.5
+        deadline = linux.now() + 3.0
         await rig.client.extend(deadline)
         await rig.client.extend(deadline - 1.0)  # a late word changes nothing
         later = linux.now() + 0.4
