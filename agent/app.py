@@ -20,7 +20,7 @@ from agent.api.for_hosts import app_for_hosts, listening_for_hosts
 from agent.api.node_api import NodeFiles, node_app
 from agent.api.packages import NodePackages
 from agent.bus.edge import MachineBus
-from agent.bus.peers import HttpPeers
+from agent.bus.peers import HttpPeers as BusPeers
 from agent.bus.store import ThreadStore
 from agent.bus.values import Limits
 from agent.callers import Callers, people_file
@@ -35,6 +35,7 @@ from agent.keeper.client import KeeperClient
 from agent.keeper.ensure import SOCKET, ensure_keeper
 from agent.keeper.linux import keeper_id
 from agent.keeper.protocol import HostRow
+from agent.leases.peers import HttpPeers
 from agent.ledger import SqliteLedger
 from agent.logfiles import keep_bounded
 from agent.node import Agent
@@ -156,7 +157,7 @@ async def _agent(
         cluster=settings.cluster,
         node=settings.node,
         consul=consul,
-        peers=HttpPeers(http, token),
+        peers=BusPeers(http, token),
         clock=clock,
         limits=Limits(attempts=settings.message_attempts, first_pause=settings.message_pause),
     )
@@ -172,6 +173,7 @@ async def _agent(
         agent=machine.new_id(),
         boot_id=machine.boot_id(),
         bus=bus,
+        peers=HttpPeers(http, token),
         processes=MachineProcesses(settings.data / "processes.sqlite", keeper_id(settings.data)),
     )
     agent = Agent(_node_settings(settings, listening.getsockname()[1]), edges)

@@ -10,6 +10,7 @@ from agent.bus.edge import NoBus, NodeBus
 from agent.clock import Clock
 from agent.consul.protocol import Consul
 from agent.keeper.protocol import Keeper
+from agent.leases.peers import Nobody, Peers
 from agent.ledger import Ledger
 from agent.packages.protocol import Installer
 from agent.processes import Processes
@@ -68,4 +69,5 @@ class Edges:
     agent: str  # another one each time an agent starts
     boot_id: str
     bus: NodeBus = field(default_factory=NoBus)
+    peers: Peers = field(default_factory=Nobody)  # agents of other nodes
     processes: Processes | None = None  # there may be no machine to look at

@@ -46,6 +46,7 @@ class Remembered:
     ports: Mapping[str, int] = field(default_factory=dict)
     session: str = ""  # the identity session, so that a restarted agent still holds its name
     leases: str = ""  # the lease session, as agent.leases spells it
+    failsafe: str = ""  # what was promised to other nodes, and who promises us, as agent.leases spells it
     rebuilt: str = ""
 
 
@@ -65,6 +66,10 @@ class Ledger(Protocol):
     async def save_session(self, session: str) -> None: ...
 
     async def save_leases(self, leases: str) -> None:
+        """On disk afterwards."""
+        ...
+
+    async def save_failsafe(self, failsafe: str) -> None:
         """On disk afterwards."""
         ...
 
@@ -95,6 +100,9 @@ class MemoryLedger:
 
     async def save_leases(self, leases: str) -> None:
         self._held = replace(self._held, leases=leases)
+
+    async def save_failsafe(self, failsafe: str) -> None:
+        self._held = replace(self._held, failsafe=failsafe)
 
     async def save_ports(self, ports: Mapping[str, int]) -> None:
         self._held = replace(self._held, ports=dict(ports))
@@ -127,6 +135,9 @@ class SqliteLedger:
 
     async def save_leases(self, leases: str) -> None:
         await self._in_thread(lambda: self._write("FULL", ("leases", leases)))
+
+    async def save_failsafe(self, failsafe: str) -> None:
+        await self._in_thread(lambda: self._write("FULL", ("failsafe", failsafe)))
 
     async def save_ports(self, ports: Mapping[str, int]) -> None:
         rows = sorted(ports.items())
@@ -183,6 +194,7 @@ class SqliteLedger:
             ports={str(replica): int(port) for replica, port in db.execute("SELECT replica, port FROM ports")},
             session=facts.get("session", ""),
             leases=facts.get("leases", ""),
+            failsafe=facts.get("failsafe", ""),
             rebuilt=self._rebuilt,
         )
 

@@ -16,6 +16,7 @@ from agent.keeper.protocol import HostOrder
 from agent.keeper_care import stop_all, watch_keeper
 from agent.leadership import Leadership, accepted
 from agent.leases.leases import Leases
+from agent.leases.peers import Ack, Ask
 from agent.ledger import Remembered
 from agent.ordered import Ordered
 from agent.orders import subscriptions_of
@@ -186,7 +187,7 @@ class Agent:
         self._carrier.ports.remember(held.ports)
         self._edges.bus.know_local(subscriptions_of(held.assignment))
         self._leadership.remember(held)
-        self._leases.remember(held.leases)
+        self._leases.remember(held.leases, held.failsafe)
         self._problem("STATE_REBUILT", held.rebuilt)
         self.packages_changed()
         self._loaded.set()
@@ -213,6 +214,11 @@ class Agent:
         """The assignment is in force and on disk; sending it again changes nothing."""
         await self._loaded.wait()
         return await self._leadership.assign(offered)
+
+    async def failsafe_ack(self, ask: Ask) -> Ack:
+        """This node promises the holder of a lease not to start that replica for a while."""
+        await self._loaded.wait()
+        return await self._leases.acknowledge(ask)
 
     async def report(self, index: int, wait: float, agent: str | None) -> Report:
         """What changed after `index`; waits up to `wait` seconds for something to tell."""

@@ -278,12 +278,15 @@ class ReplicaState(StrEnum):
     FAILED = "Failed"  # crashed too often, or cannot start; waits for a new spec
 
 
+KEPT_BY_AGREEMENT = "FAILSAFE"
+
+
 class LeaseStatus(Told):
     """Where a node is with the lease of one replica.
 
     `waiting`: nothing of it runs here; `code` says for what it waits, `holder` who has it, `until` when time alone ends that (boot
-    clock). `held`: it may run. `ending`: it must not run any more, and something of it may be left. `fenced`: nothing of it is
-    left, and the node cannot get the lease now.
+    clock). `held`: it may run; with the code FAILSAFE without Consul, as long as the nodes in `holder` agree. `ending`: it must not
+    run any more, and something of it may be left. `fenced`: nothing of it is left, and the node cannot get the lease now.
     """
 
     state: Literal["waiting", "held", "ending", "fenced"]
@@ -300,6 +303,9 @@ class LeaseStatus(Told):
     def __str__(self) -> str:
         """For people; nothing in it changes by itself."""
         match self.state:
+            case "held" if self.code == KEPT_BY_AGREEMENT:
+                nodes = self.holder.count(",") + 1
+                return f"FAILSAFE, Consul is away; kept running by agreement of {nodes} nodes ({self.holder})"
             case "held":
                 return f"holds its lease ({self.token})" if self.token else "takes its lease up again"
             case "waiting" if self.holder:

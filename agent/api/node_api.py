@@ -28,6 +28,8 @@ from agent.bus.bus import Bus
 from agent.callers import Callers, Needs, Role
 from agent.correlation import Correlated
 from agent.errors import Invalid, Missing, Waiting
+from agent.leases.peers import PATH as FAILSAFE_ACK
+from agent.leases.peers import Ack, Ask
 from agent.node import Agent
 from agent.wire import Accepted, Assignment, Claim, Claimed, Report
 
@@ -40,6 +42,7 @@ NEEDS = Needs(
         "PUT /api/node/leader": Role.CLUSTER,
         "PUT /api/node/assignment": Role.CLUSTER,
         "POST /api/node/messages": Role.CLUSTER,
+        f"POST {FAILSAFE_ACK}": Role.CLUSTER,
         "POST /api/node/packages": Role.ADMIN,
         "PUT /api/node/packages": Role.ADMIN,
         "DELETE /api/node/packages": Role.ADMIN,
@@ -63,6 +66,7 @@ def node_app(
     app = FastAPI(title="tdie node API", version=agent.settings.version or "0", docs_url=None, redoc_url=None)
     problems.install(app)
     app.include_router(_commands(agent))
+    app.include_router(_between_agents(agent))
     app.include_router(package_routes(packages))
     app.include_router(process_routes(agent, packages))
     app.include_router(_views(agent, files))
@@ -99,6 +103,17 @@ def _commands(agent: Agent) -> APIRouter:
         """What is true here: everything, or with `index` and `agent` of an earlier report what changed since."""
         found = await agent.report(index, min(_seconds(wait), MAX_WAIT), agent_id)
         return Response(found.model_dump_json(by_alias=True), media_type="application/json")
+
+    return router
+
+
+def _between_agents(agent: Agent) -> APIRouter:
+    router = APIRouter(tags=["agents"])
+
+    @router.post(FAILSAFE_ACK)
+    async def failsafe_ack(body: Ask) -> Ack:
+        """The holder of a lease asks, while Consul is away, that this node does not start the replica; 409 when it may run here."""
+        return await agent.failsafe_ack(body)
 
     return router
 

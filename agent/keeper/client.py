@@ -49,6 +49,9 @@ class KeeperClient:
     async def extend(self, deadline: float) -> None:
         await self._ask({"do": "extend", "deadline": deadline})
 
+    async def agree(self, replica: str, deadline: float) -> None:
+        await self._ask({"do": "agree", "replica": replica, "deadline": deadline})
+
     async def fence(self, replica: str, code: str) -> None:
         await self._ask({"do": "fence", "replica": replica, "code": code})
 

@@ -59,11 +59,22 @@ class Fence:
         self._end, self._kill = end, kill
         self._timer: Timer | None = None
         self.deadline = 0.0  # in the past of every boot clock
+        self._agreed: dict[str, float] = {}  # replica → until when other nodes let its host live, whatever Consul says
 
     def extend(self, deadline: float) -> None:
         """Leased hosts may live until then; what was known to be later stays."""
         self.deadline = max(self.deadline, deadline)
         self.look()
+
+    def agree(self, replica: str, deadline: float) -> None:
+        """The host of this replica may live until then; what was known to be later stays."""
+        now = linux.now()
+        self._agreed = {name: until for name, until in self._agreed.items() if until > now}
+        self._agreed[replica] = max(self._agreed.get(replica, 0.0), deadline)
+        self.look()
+
+    def _deadline(self, host: Hosted) -> float:
+        return max(self.deadline, self._agreed.get(host.order.replica, 0.0))
 
     def over(self, lease: Lease | None) -> bool:
         """Whether a host under this lease would be ended at once."""
@@ -79,13 +90,14 @@ class Fence:
             lease = host.order.lease
             if lease is None or not host.alive:
                 continue
-            match due(self.deadline, lease, now):
+            deadline = self._deadline(host)
+            match due(deadline, lease, now):
                 case Due.END if not host.fenced:
                     self._end(host, EXPIRED, lease.grace)
                 case Due.KILL:
                     if not host.fenced:
                         self._end(host, EXPIRED, 0.0)
                     self._kill(host)
-            looks.append(next_look(self.deadline, lease, now) if host.killed_at is None else now + LONGEST_WAIT)
+            looks.append(next_look(deadline, lease, now) if host.killed_at is None else now + LONGEST_WAIT)
         if looks:
             self._timer = self._loop.at(max(now, min(*looks, now + LONGEST_WAIT)), self.look)

@@ -29,7 +29,8 @@ class Code:
 class Lease:
     """What a leased host holds: a token for what it writes to, and how it is ended when nobody extends the lease. Seconds.
 
-    It is asked to end `grace + slack` before the deadline of this keeper's leases, and killed `slack` before.
+    It is asked to end `grace + slack` before the deadline of this keeper's leases, or a later one of its own; it is killed `slack`
+    before.
     """
 
     epoch: int
@@ -124,6 +125,10 @@ class Keeper(Protocol):
 
     async def extend(self, deadline: float) -> None:
         """Leased hosts may live until then (CLOCK_BOOTTIME seconds); an earlier deadline than the one known changes nothing."""
+        ...
+
+    async def agree(self, replica: str, deadline: float) -> None:
+        """This leased host may live until then, whatever the deadline of the others; it does not start under that."""
         ...
 
     async def fence(self, replica: str, code: str) -> None:

@@ -128,6 +128,8 @@ class Connection:
                 keeper.forget(_replica(request))
             case "extend":
                 keeper.extend(_number(request, "deadline"))
+            case "agree":
+                keeper.agree(_replica(request), _number(request, "deadline"))
             case "fence":
                 keeper.fence(_replica(request), str(request.get("code", "")))
             case "rows":

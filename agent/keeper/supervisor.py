@@ -138,6 +138,10 @@ class Supervisor:
         """Leased hosts may live until then."""
         self._fence.extend(deadline)
 
+    def agree(self, replica: str, deadline: float) -> None:
+        """This leased host may live until then."""
+        self._fence.agree(replica, deadline)
+
     def fence(self, replica: str, code: str) -> None:
         """The leased host ends within the grace of its lease."""
         host = self.hosts.get(replica)

@@ -10,7 +10,6 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from enum import Enum
 
-FAILSAFE = "FAILSAFE"  # runs on by agreement
 REFUSED = "FAILSAFE_REFUSED"  # a node that could run it has it, or is getting it
 NOT_ELIGIBLE = "NOT_ELIGIBLE"  # the last holder did not know of this node
 PROMISED = "PROMISED"  # this node promised the last holder not to start it yet

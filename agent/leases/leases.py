@@ -11,8 +11,11 @@ import structlog
 
 from agent import keys
 from agent.edges import Edges, NodeSettings
-from agent.errors import TdieError, Waiting
+from agent.errors import Invalid, Refused, TdieError, Waiting
 from agent.keeper.protocol import HostRow, Lease
+from agent.leases.failsafe import REFUSED, Seen, listed
+from agent.leases.peers import Ack, Ask
+from agent.leases.promises import Promises
 from agent.leases.session import Session
 from agent.leases.tender import Tender
 from agent.leases.values import UNAVAILABLE, WAITING_LEASE, read_remembered
@@ -42,6 +45,7 @@ class Leases:
     ) -> None:
         self.cluster, self.node = settings.cluster, settings.node
         self.consul, self.keeper, self.clock, self.uniform = edges.consul, edges.keeper, edges.clock, edges.uniform
+        self.peers, self.promises = edges.peers, Promises(edges.ledger, edges.clock, edges.boot_id)
         self._table, self._orders, self._changed, self._problem = table, orders, changed, problem
         self.session = Session(
             settings.cluster,
@@ -61,11 +65,18 @@ class Leases:
         self._looking = False
         self._session_told = (0, False)
         self._starting: set[str] = set()
+        self._listed: dict[str, Seen] = {}
+        self._listed_at = (-1, -1)
+        self._api = settings.api
 
     # ------------------------------------------------------------------------------------------- for the agent
 
-    def remember(self, text: str) -> None:
-        """The ledger's word on the lease session of this agent's last life."""
+    def remember(self, text: str, failsafe: str) -> None:
+        """The ledger's word on the lease session of this agent's last life, and on its agreements with other nodes."""
+        self.promises.remember(failsafe)
+        now = self.clock.now()
+        for kept in self.promises.book.kept.values():
+            self._listed.update({name: Seen(api, now) for name, api in kept.members.items()})
         held = read_remembered(text)
         self.session.remember(held)
         self._left_over_known = held is None
@@ -129,6 +140,18 @@ class Leases:
             return tender.status()
         return LeaseStatus(state="waiting", code=UNAVAILABLE) if self.wanted(replica) else None
 
+    async def acknowledge(self, ask: Ask) -> Ack:
+        """This node does not start the replica for so long: on disk now. Raises Refused when it runs it or is getting it."""
+        if (ask.cluster, ask.node) != (self.cluster, self.node):
+            raise Invalid(f"this is node {self.node} of {self.cluster}, not {ask.node}", code="WRONG_NODE")
+        if not self._table.known:
+            raise Waiting("the keeper has not been read yet", code="NOT_READY")
+        tender = self._tenders.get(ask.replica)
+        if not self.down(ask.replica) or (tender is not None and tender.busy):
+            raise Refused(f"{ask.replica} runs on {self.node}, or is about to", code=REFUSED)
+        await self.promises.give(ask.replica, ask.seconds)
+        return Ack(node=self.node, replica=ask.replica)
+
     async def give_back(self, but: Collection[str]) -> None:
         """Every lease is free at once, but those of hosts that are still up: for an agent that has stopped all it could."""
         for replica, tender in self._tenders.items():
@@ -164,6 +187,22 @@ class Leases:
     def wanted(self, replica: str) -> bool:
         order = self._orders().get(replica)
         return order is not None and order.policy.lease != "none"
+
+    def failsafe(self, replica: str) -> bool:
+        order = self._orders().get(replica)
+        return order is not None and order.policy.lease == "failsafe"
+
+    async def members(self) -> Mapping[str, str]:
+        """Asked once a renewal. A node that Consul has just lost sight of still counts: it may be cut off, and alive."""
+        now = (self.session.generation, self.session.renewals)
+        if self._listed_at != now:
+            async with asyncio.timeout(self.session.figures.http_timeout):
+                _, agents = await self.consul.watch_service(keys.AGENT_SERVICE, self.cluster, 0, 0.0)
+            found = {agent.meta.get(keys.NODE_META, ""): agent.meta.get(keys.API_META, "") for agent in agents}
+            found.pop("", None)
+            self._listed = listed(self._listed, {**found, self.node: self._api}, self.clock.now())
+            self._listed_at = now
+        return {name: seen.api for name, seen in sorted(self._listed.items())}
 
     def changed(self, replica: str) -> None:
         lost = {name: tender.lost for name, tender in sorted(self._tenders.items()) if tender.lost}

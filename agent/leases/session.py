@@ -56,6 +56,7 @@ class Session:
         self.generation = 0  # sessions that ended
         self.breaks = 0  # … and those after which somebody else may have held what Consul says is ours (again)
         self.lapses = 0  # times at which hosts had to be ended because nothing was known
+        self.silent = False  # Consul did not answer the last time
         self.cause = ""  # why the last session ended: REVOKED or EPOCH_LOST
         self.pause = 0.0  # how long this process did not run when the last lapse was noticed
         self.barrier = 0.0  # nobody who holds nothing takes a lock before
@@ -137,6 +138,7 @@ class Session:
         except (TdieError, TimeoutError) as error:
             self._trouble(error)
             return min(AGAIN, figures.renew_every)
+        self.silent = False
         self._problem(NOT_GIVEN, "")
         await self._extend()
         self._moved()
@@ -218,6 +220,7 @@ class Session:
         return AGAIN if self._lapsed else max(0.0, self._end() - self._clock.now())
 
     def _trouble(self, error: BaseException) -> None:
+        self.silent = True
         if isinstance(error, Refused):  # neither away nor against us: these figures are not for this Consul
             self._problem(NOT_GIVEN, error.detail)
         log.debug("lease session not renewed", error=str(error))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Protocol, TypeVar
 
@@ -14,6 +14,10 @@ from agent.clock import Clock
 from agent.consul.protocol import Consul, KeyValue
 from agent.errors import TdieError
 from agent.keeper.protocol import HostRow, Keeper
+from agent.leases.agreement import Agreement
+from agent.leases.failsafe import NOT_ELIGIBLE, PROMISED, may_acquire
+from agent.leases.peers import Peers
+from agent.leases.promises import Promises
 from agent.leases.session import Session
 from agent.leases.values import (
     EPOCH_LOST,
@@ -30,7 +34,7 @@ from agent.leases.values import (
     read_record,
     wait_after,
 )
-from agent.wire import LeaseStatus
+from agent.wire import KEPT_BY_AGREEMENT, LeaseStatus
 
 log = structlog.get_logger("leases")
 
@@ -50,6 +54,8 @@ class World(Protocol):
     keeper: Keeper
     clock: Clock
     session: Session
+    peers: Peers
+    promises: Promises
     uniform: Callable[[float, float], float]
 
     def known(self) -> bool:
@@ -68,6 +74,14 @@ class World(Protocol):
 
     def wanted(self, replica: str) -> bool:
         """Whether the replica is ordered here, and under a lease."""
+        ...
+
+    def failsafe(self, replica: str) -> bool:
+        """Whether it is ordered here, and may outlive the session by agreement."""
+        ...
+
+    async def members(self) -> Mapping[str, str]:
+        """All nodes of the cluster that Consul knows of, this one among them, with the addresses of their APIs."""
         ...
 
     def changed(self, replica: str) -> None: ...
@@ -110,6 +124,9 @@ class Tender:
         self._sight: tuple[int, int] | None = None  # the lock as we first saw it free …
         self._free_since = 0.0  # … and when
         self._lost = ""
+        self._agreement = Agreement(replica, world)
+        self._agreed = False  # as it was told
+        self._acquiring = False  # the lock may be ours, or may become ours at any moment
         self._status = LeaseStatus(state="waiting", code=UNAVAILABLE)
         self.moved = asyncio.Event()
 
@@ -126,7 +143,12 @@ class Tender:
     @property
     def lost(self) -> str:
         """Why it was lost last; empty once it is held again."""
-        return EXPIRED if self._held is not None and self.token is None else self._lost
+        return EXPIRED if self._held is not None and self.token is None and not self._agreement.holds() else self._lost
+
+    @property
+    def busy(self) -> bool:
+        """Whether the lease is held here, or this node is getting it: then it agrees to nobody else."""
+        return self._acquiring or self._held is not None
 
     def status(self) -> LeaseStatus:
         """For the report: nothing in it changes by itself while all is well."""
@@ -134,6 +156,8 @@ class Tender:
         if token is not None:
             return LeaseStatus(state="held", token=str(token))
         if self._world.runs_leased(self._replica):
+            if not self._lost and self._agreement.holds():
+                return LeaseStatus(state="held", code=KEPT_BY_AGREEMENT, holder=", ".join(self._agreement.members))
             code = self.lost or (row.fenced if row is not None else "")
             return LeaseStatus(state="ending" if code else "held", code=code or UNAVAILABLE)
         if not self._world.session.usable:
@@ -179,6 +203,7 @@ class Tender:
         seen = world.clock.now()
         if entry is not None and entry.session and entry.session != session.id:
             self._lock = self._sight = self._tried = None
+            self._acquiring = False
             await self._watch(entry)
         elif entry is not None and entry.session == session.id:
             await self._get_ready(entry, seen)
@@ -218,22 +243,31 @@ class Tender:
                 LeaseStatus(state="waiting", code=EPOCH_LOST, until=session.barrier), session.barrier - seen
             )
             return
-        before = read_record(entry)
+        before, clean = read_record(entry), is_clean(entry)
+        eligible = before.eligible if before and not clean else {}
+        self._acquiring = False
+        if not may_acquire(eligible, world.node):
+            await self._say_and_wait(LeaseStatus(state="waiting", code=NOT_ELIGIBLE), AGAIN)
+            return
+        if seen < (until := world.promises.book.until(self._replica)):
+            await self._say_and_wait(LeaseStatus(state="waiting", code=PROMISED, until=until), until - seen)
+            return
         index = (entry.lock_index if entry else 0) + 1
         token = before.token if before else Token()
-        self._tried = (entry, is_clean(entry), ready_at)
-        if not await self._acquire(self._record(index, token)):
-            self._tried = None
+        self._tried, self._acquiring = (entry, clean, ready_at), True
+        if not await self._acquire(self._record(index, token, eligible)):
+            self._tried, self._acquiring = None, False
             status = LeaseStatus(state="waiting", code=WAITING_LOCK_DELAY, until=ready_at)
             await self._say_and_wait(status, AGAIN * world.uniform(0.8, 1.2))
 
     async def _get_ready(self, entry: KeyValue, seen: float) -> None:
         """The lock is ours: wait until its last holder is surely dead, then write the token that a process gets."""
         world, session = self._world, self._world.session
+        self._acquiring = True
         if self._lock is None or self._lock.index != entry.lock_index:
             self._lock = self._new_lock(entry, seen)
-        if seen < self._lock.ready_at:
-            until = self._lock.ready_at
+        until = max(self._lock.ready_at, world.promises.book.until(self._replica))
+        if seen < until:
             await self._say_and_wait(LeaseStatus(state="waiting", code=WAITING_LOCK_DELAY, until=until), until - seen)
             return
         epoch = await self._ask(world.consul.get(keys.epoch(world.cluster)))
@@ -243,12 +277,15 @@ class Tender:
         session.saw_epoch(epoch)
         if not self._lock.taken:  # written anew, it has a place in Consul's log that is later than that of any token
             before = read_record(entry)
-            if await self._acquire(self._record(entry.lock_index, before.token if before else Token())):
+            token, eligible = (before.token, before.eligible) if before else (Token(), {})
+            if await self._acquire(self._record(entry.lock_index, token, eligible)):
                 self._lock = replace(self._lock, taken=True)
             return
         token = next_token(read_record(entry), int(epoch.value), entry)
         seen_at = _now(session)
-        if await self._acquire(self._record(entry.lock_index, token)):
+        members = await world.members() if world.failsafe(self._replica) else {}
+        if await self._acquire(self._record(entry.lock_index, token, members)):
+            await self._agreement.written(token, members)
             self._hold(Held(entry.lock_index, token, *seen_at))
         self._lock = None
 
@@ -281,7 +318,8 @@ class Tender:
             elif not session.remembered and session.cause != EPOCH_LOST:
                 await self._end(REVOKED)  # the ledger knows of no session: nobody renews the one it ran under
             else:
-                await self._wait(AGAIN)
+                self._agreement.recall(Token(row.order.lease.epoch, row.order.lease.index))
+                await self._go_on(AGAIN)
             return
         entry = await self._read()
         record, token = read_record(entry), Token(row.order.lease.epoch, row.order.lease.index)
@@ -292,7 +330,8 @@ class Tender:
                 await self._end(TAMPERED)
         elif session.cause == EPOCH_LOST and (entry is None or not entry.session):
             index = (entry.lock_index if entry else 0) + 1
-            if not await self._acquire(self._record(index, token)):
+            self._agreement.recall(token)
+            if not await self._acquire(self._record(index, token, self._agreement.members)):
                 await self._wait(AGAIN * world.uniform(0.8, 1.2))
         else:
             await self._end(session.cause or TAMPERED)
@@ -309,12 +348,17 @@ class Tender:
                 await self._end(session.cause)
             return
         if held.breaks != session.breaks:
-            await self._end(EXPIRED)
-            return
+            if not (runs and world.clock.now() < self._agreement.until):
+                await self._end(EXPIRED)
+                return
+            held = self._held = replace(held, breaks=session.breaks)  # all agreed: nobody else can have had it
         if not world.wanted(self._replica) and not runs:
             if session.id:
                 await self._release(held, clean=world.down(self._replica))
                 return
+        elif session.silent and world.failsafe(self._replica):
+            await self._go_on(None)  # there is nothing to read
+            return
         elif session.id and (held.renewal, held.lapses) != (session.renewals, session.lapses):
             now = (session.renewals, session.lapses)
             entry = await self._read()
@@ -324,8 +368,37 @@ class Tender:
             self._held = replace(held, renewal=now[0], lapses=now[1])
             if now[1] != held.lapses:
                 self._world.changed(self._replica)
+            await self._note_members(entry, held)
             return
-        await self._wait(None)
+        await self._go_on(None)
+
+    async def _note_members(self, entry: KeyValue, held: Held) -> None:
+        """The record names every node that could run it next; each of them is asked before this host outlives its session."""
+        world, record = self._world, read_record(entry)
+        written = record.eligible if record is not None else {}
+        members = await world.members() if world.failsafe(self._replica) else {}
+        if members == written:
+            await self._agreement.read(held.token, members)
+            return
+        await self._agreement.before_writing(members)
+        if await self._acquire(self._record(held.index, held.token, members)):
+            await self._agreement.written(held.token, members)
+
+    async def _go_on(self, pause: float | None) -> None:
+        """Wait for something to happen; while Consul is silent the host may go on if all others agree."""
+        world = self._world
+        if not world.failsafe(self._replica):
+            await self._wait(pause)
+            return
+        row = world.row(self._replica)
+        runs = row is not None and row.pid is not None and not row.fenced and world.runs_leased(self._replica)
+        if runs and (code := await self._agreement.cycle()):
+            await self._end(code)
+            return
+        if (agreed := self._agreement.holds()) != self._agreed:
+            self._agreed = agreed
+            world.changed(self._replica)
+        await self._wait(AGAIN)
 
     def _is_ours(self, entry: KeyValue, held: Held) -> bool:
         """Whether the lock is as we left it. One that was written over may still name our session and count the same."""
@@ -334,11 +407,12 @@ class Tender:
         return same and record is not None and record.token == held.token
 
     async def _release(self, held: Held, *, clean: bool) -> None:
-        record = replace(self._record(held.index, held.token), released_clean=clean)
+        record = replace(self._record(held.index, held.token, self._agreement.members), released_clean=clean)
         await self._ask(self._world.consul.release(self._key, record.encode(), self._world.session.id))
         log.info("lease given back", replica=self._replica, clean=clean)
-        self._held, self._left_over = None, False
+        self._held, self._left_over, self._acquiring = None, False, False
         self._world.changed(self._replica)
+        await self._agreement.over()
 
     async def _drop(self) -> None:
         """Not wanted and not held, but perhaps locked by our session: free it, without a word about what ran there."""
@@ -347,9 +421,10 @@ class Tender:
             entry = await self._read()
             if entry is not None and entry.session == session.id:
                 record = read_record(entry)
-                mine = self._record(entry.lock_index, record.token if record else Token())
+                token, eligible = (record.token, record.eligible) if record else (Token(), {})
+                mine = self._record(entry.lock_index, token, eligible)
                 await self._ask(world.consul.release(self._key, mine.encode(), session.id))
-        self._lock, self._left_over = None, False
+        self._lock, self._left_over, self._acquiring = None, False, False
 
     async def release(self) -> None:
         """The lease is given back if it is held: for an agent that has stopped everything."""
@@ -361,7 +436,7 @@ class Tender:
     async def _end(self, code: str) -> None:
         """The lease is lost: what runs under it ends, whatever it takes."""
         world = self._world
-        self._held, self._lock, self._lost = None, None, code
+        self._held, self._lock, self._lost, self._acquiring = None, None, code, False
         log.warning("lease lost", replica=self._replica, code=code)
         world.changed(self._replica)
         while world.runs_leased(self._replica):
@@ -372,6 +447,7 @@ class Tender:
                 log.warning("the keeper was not told to end a host", replica=self._replica, error=str(error))
             await self._wait(PRESS)
         world.changed(self._replica)
+        await self._agreement.over()
 
     # ------------------------------------------------------------------------------------------- words with Consul
 
@@ -385,7 +461,7 @@ class Tender:
         async with asyncio.timeout(self._world.session.figures.http_timeout):
             return await question
 
-    def _record(self, index: int, token: Token) -> Record:
+    def _record(self, index: int, token: Token, eligible: Mapping[str, str]) -> Record:
         world = self._world
         return Record(
             node=world.node,
@@ -394,10 +470,12 @@ class Tender:
             token=token,
             lock_delay=world.session.figures.lock_delay,
             since=f"{world.clock.wall():%Y-%m-%dT%H:%M:%SZ}",
+            eligible=eligible,
         )
 
     def _hold(self, held: Held) -> None:
         self._held, self._lost, self._lock, self._sight = held, "", None, None
+        self._acquiring = False
         log.info("lease held", replica=self._replica, number=str(held.token))
         self._world.changed(self._replica)
 

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from pydantic import ValidationError
 
 from agent.consul.protocol import KeyValue
+from agent.leases.failsafe import members_of
 from agent.wire import LeaseFigures
 
 # why a lease was lost
@@ -44,9 +46,15 @@ class Record:
     lock_delay: float
     since: str = ""  # time of day, for people
     released_clean: bool = False
+    eligible: Mapping[str, str] = field(
+        default_factory=dict
+    )  # failsafe: node → API of all who could run it, and no others
 
     def encode(self) -> bytes:
-        return json.dumps(asdict(self), indent=1).encode()
+        raw = asdict(self)
+        if not self.eligible:
+            del raw["eligible"]
+        return json.dumps(raw, indent=1).encode()
 
 
 def read_record(entry: KeyValue | None) -> Record | None:
@@ -64,6 +72,7 @@ def read_record(entry: KeyValue | None) -> Record | None:
             lock_delay=float(raw["lock_delay"]),
             since=str(raw["since"]),
             released_clean=raw["released_clean"] is True,
+            eligible=members_of(raw.get("eligible", {})),
         )
     except (ValueError, TypeError, KeyError):
         return None

@@ -104,6 +104,7 @@ class Machine:
     listeners: list[asyncio.Queue[HostRow | None]] = field(default_factory=list)
     witness: Witness = field(default_factory=Nobody)
     deadline: float = 0.0  # until when its keeper lets leased hosts live
+    agreed: dict[str, float] = field(default_factory=dict)  # … and until when single ones of them
     stuck: set[str] = field(default_factory=set)  # replicas that nothing kills
     keeper: Process = field(default_factory=lambda: Process("keeper"))
     paused: bool = False
@@ -113,6 +114,11 @@ class Machine:
     def extend(self, deadline: float) -> None:
         """Leased hosts may live until then."""
         self.deadline = max(self.deadline, deadline)
+        self.look_at_leases()
+
+    def agree(self, replica: str, deadline: float) -> None:
+        """One leased host may live until then."""
+        self.agreed[replica] = max(self.agreed.get(replica, 0.0), deadline)
         self.look_at_leases()
 
     def pause(self) -> None:
@@ -141,10 +147,11 @@ class Machine:
             lease = row.order.lease
             if lease is None or row.state not in LIVE:
                 continue
-            what = due(self.deadline, lease, now)
+            deadline = max(self.deadline, self.agreed.get(row.replica, 0.0))
+            what = due(deadline, lease, now)
             if what is not Due.NOTHING:
                 self.end_leased(row.replica, EXPIRED, lease.grace if what is Due.END else 0.0)
-            looks.append(next_look(self.deadline, lease, now) if what is not Due.KILL else now + 1.0)
+            looks.append(next_look(deadline, lease, now) if what is not Due.KILL else now + 1.0)
         if looks:
             self._fence = self.keeper.later(max(0.0, min(looks) - now), self.look_at_leases)
 
@@ -264,6 +271,7 @@ class Machine:
     def lose_keeper(self) -> None:
         """The keeper crashed: its connections end. Leased hosts die with it, others go on."""
         self.keeper_away, self.deadline = True, 0.0
+        self.agreed.clear()
         now = self.keeper_lost_at = self.clock.now()
         for row in list(self.rows.values()):
             if row.order.lease is not None and row.state in (*LIVE, "Backoff") and row.replica not in self.stuck:
@@ -281,6 +289,7 @@ class Machine:
         self.problems.clear()
         self.rows.clear()
         self.deadline = 0.0
+        self.agreed.clear()
         self.crashes.clear()
         self.witness.off(self.name)
         self.boot += 1
@@ -362,6 +371,10 @@ class SimKeeper:
         self._must_be_up()
         self._machine.extend(deadline)
 
+    async def agree(self, replica: str, deadline: float) -> None:
+        self._must_be_up()
+        self._machine.agree(replica, deadline)
+
     async def fence(self, replica: str, code: str) -> None:
         self._must_be_up()
         row = self._machine.rows.get(replica)
@@ -432,6 +445,11 @@ class SimLedger(MemoryLedger):
     async def save_leases(self, leases: str) -> None:
         self._must_have_room()
         await super().save_leases(leases)
+        await asyncio.sleep(WRITE_TAKES)
+
+    async def save_failsafe(self, failsafe: str) -> None:
+        self._must_have_room()
+        await super().save_failsafe(failsafe)
         await asyncio.sleep(WRITE_TAKES)
 
     async def save_ports(self, ports: Mapping[str, int]) -> None:

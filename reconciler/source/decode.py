@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 from pydantic import BaseModel, ValidationError
 
-from reconciler.model.documents import API_VERSION, KINDS, AnyDocument, Cluster, Instance
+from reconciler.model.documents import API_VERSION, KINDS, AnyDocument, Cluster
 from reconciler.model.lease_figures import figures
 from reconciler.model.units import shown
 from reconciler.model.wording import dotted, meant
@@ -105,20 +105,10 @@ def _checked(document: yaml.Document, flaws: list[Flaw]) -> AnyDocument | None:
     except ValidationError as error:
         flaws += [_flaw(document, model, problem) for problem in error.errors(include_url=False)]
         return None
-    wrong = [Flaw(*document.place(path), "NOT_AVAILABLE", text) for path, text in _not_available(checked)]
     if isinstance(checked, Cluster) and (fault := figures(checked.spec.leases).fault()):
-        wrong.append(Flaw(*document.place(("spec", "leases")), "LEASE_UNSAFE_CONFIG", f"leases: {fault}"))
-    flaws += wrong
-    return None if wrong else checked
-
-
-def _not_available(document: AnyDocument) -> Iterable[tuple[Path, str]]:
-    """What may be written but does not work in this version: refused, because half-obeying it could be wrong."""
-    later = "is not available in this version"
-    match document:
-        case Instance(spec=spec):
-            if spec.lease == "failsafe":
-                yield ("spec", "lease"), f"lease: {spec.lease} {later}; use strict or none"
+        flaws.append(Flaw(*document.place(("spec", "leases")), "LEASE_UNSAFE_CONFIG", f"leases: {fault}"))
+        return None
+    return checked
 
 
 _EXPECTED = {

@@ -21,7 +21,8 @@ from agent.clock import SystemClock
 from agent.consul.embedded.memory import MemoryConsul
 from agent.consul.embedded.store import Store
 from agent.edges import Edges, NodeSettings
-from agent.errors import Denied, Invalid, Missing, Waiting
+from agent.errors import Denied, Invalid, Missing, Refused, Waiting
+from agent.leases.peers import Ack, Ask, HttpPeers
 from agent.ledger import MemoryLedger
 from agent.node import Agent
 from agent.packages.environments import Environments
@@ -337,3 +338,22 @@ async def test_what_ends_by_itself_meanwhile_counts_as_stopped(
     monkeypatch.setattr(running.agent, "kill", late)
     answer = await raw.put("/api/node/processes/web/kill")
     assert (answer.status_code, answer.json()["replicas"]) == (202, ["web.0", "web.1"])
+
+
+async def test_one_agent_promises_another_not_to_start_a_replica(running: Running) -> None:
+    ask = Ask(cluster="c", node="a", holder="b", replica="web.0", seconds=30.0)
+    peers = HttpPeers(running.http, lambda: TOKEN)
+    assert await peers.failsafe_ack(running.url, ask) == Ack(node="a", replica="web.0")
+    with pytest.raises(Invalid, match="WRONG_NODE"):
+        await peers.failsafe_ack(running.url, ask.model_copy(update={"node": "c"}))
+    with pytest.raises(Denied, match="UNAUTHORIZED"):
+        await HttpPeers(running.http, lambda: "wrong").failsafe_ack(running.url, ask)
+    with pytest.raises(Waiting):
+        await peers.failsafe_ack("http://127.0.0.1:9", ask)
+    claimed = Claim(epoch=2)
+    await running.agent.claim(claimed)
+    await running.agent.assign(assignment(1))
+    while running.agent.table.rows.get("web.0") is None:
+        await asyncio.sleep(0.01)
+    with pytest.raises(Refused, match="FAILSAFE_REFUSED"):
+        await peers.failsafe_ack(running.url, ask)

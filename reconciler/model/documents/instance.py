@@ -178,7 +178,8 @@ class InstanceBody(Document):
     placement: PlacementBody = PlacementBody()
     lease: Literal["none", "strict", "failsafe"] = "none"
     """`strict`: at most one process of a replica anywhere, also when machines cannot talk to each other; it then stops rather
-    than run twice. `failsafe` is not available in this version."""
+    than run twice. `failsafe`: it goes on while Consul is away, as long as every node of the cluster, each cycle, promises not to
+    start it; one node that does not answer then makes it behave as `strict`."""
     update: Update = Update()
     restart: Restart = Restart()
     health: Health = Health()

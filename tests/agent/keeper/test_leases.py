@@ -56,6 +56,21 @@ async def test_a_host_lives_while_its_lease_is_extended_and_not_a_moment_longer(
     assert (again.fenced, again.restarts) == ("", 0)
 
 
+async def test_one_host_lives_longer_because_others_agree_and_starts_nothing_by_that(rig: Rig, is_alive: Any) -> None:
+    await rig.client.extend(linux.now() + 1.5)
+    kept, other = await rig.started(leased(rig.order("a.0"))), await rig.started(leased(rig.order("b.0")))
+    deadline = linux.now() + 3.0
+    await rig.client.agree("a.0", deadline)
+    await rig.row("b.0", lambda found: found.state == "Stopped")
+    assert (is_alive(kept.pid), is_alive(other.pid)) == (True, False)
+    with pytest.raises(Refused) as refused:
+        await rig.client.start(leased(rig.order("c.0")))
+    assert refused.value.code == "LEASE_OVER"
+    await rig.row("a.0", lambda found: found.state == "Stopped")
+    assert linux.now() < deadline
+    assert not is_alive(kept.pid)
+
+
 STUBBORN = """
 trap '' TERM
 setsid sh -c 'trap "" TERM; echo $$ > {0}/child; while :; do sleep 0.05; done' &

@@ -1,0 +1,33 @@
+"""What this node promised to holders on other nodes, and which nodes it must ask itself: in the ledger before it counts."""
+
+from __future__ import annotations
+
+from agent.clock import Clock
+from agent.leases.failsafe import BLANK, Book, Kept, read_book
+from agent.ledger import Ledger
+
+
+class Promises:
+    """The book of one node."""
+
+    def __init__(self, ledger: Ledger, clock: Clock, boot: str) -> None:
+        self._ledger, self._clock, self._boot = ledger, clock, boot
+        self.book: Book = BLANK
+
+    def remember(self, text: str) -> None:
+        """The ledger's word on an earlier life."""
+        self.book = read_book(text).in_boot(self._boot, self._clock.now())
+
+    async def give(self, replica: str, seconds: float) -> None:
+        """From now on, and over restarts, the replica is not started here for so long."""
+        self.book = self.book.promise(replica, seconds, self._clock.now(), self._boot)
+        await self._save()
+
+    async def keep(self, replica: str, kept: Kept | None) -> None:
+        """These nodes must agree before a replica here outlives its session; None: it cannot."""
+        if self.book.kept.get(replica) != kept:
+            self.book = self.book.keep(replica, kept)
+            await self._save()
+
+    async def _save(self) -> None:
+        await self._ledger.save_failsafe(self.book.encode())

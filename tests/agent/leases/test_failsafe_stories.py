@@ -1,0 +1,212 @@
+"""Replicas that outlive their session by agreement, on virtual time with real agents."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+
+import pytest
+
+from agent import keys
+from agent.errors import Refused, Waiting
+from agent.leases.peers import Ack, Ask
+from agent.ledger import MemoryLedger
+from reconciler.simulation.consul import elected
+from tests.agent.leases.test_lease_stories import D, Fleet, T, story
+
+SILENCE = 600.0
+
+
+def ask(node: str, holder: str = "a", seconds: float = T) -> Ask:
+    return Ask(cluster="c", node=node, holder=holder, replica="one.0", seconds=seconds)
+
+
+def away(fleet: Fleet, gone: bool = True) -> None:
+    """Nobody reaches Consul, which keeps everything: its sessions are good for another TTL when it is back."""
+    for consul in fleet.consuls.values():
+        consul.cut = gone
+
+
+async def stopped(fleet: Fleet, seconds: float) -> None:
+    """Consul's servers do not run for so long: no session ends, and each is good for another TTL then."""
+    until = fleet.clock.now() + seconds
+    while fleet.clock.now() < until:
+        elected(fleet.store)
+        await asyncio.sleep(1.0)
+
+
+async def kept(fleet: Fleet, *others: str) -> None:
+    """The first node runs it, all have been seen by the holder."""
+    fleet.start("a", *others)
+    await asyncio.sleep(1.0)
+    await fleet.order("a", "one.0", lease="failsafe")
+    await fleet.until(lambda: fleet.running("a"))
+    await fleet.until(lambda: set(eligible(fleet)) == {"a", *others}, within=20.0)
+
+
+def eligible(fleet: Fleet) -> dict[str, str]:
+    entry = fleet.store.entries[keys.lease("c", "one.0")]
+    return dict(json.loads(entry.value).get("eligible", {}))
+
+
+def test_consul_away_for_long_stops_nothing_and_the_report_says_who_agrees() -> None:
+    async def body(fleet: Fleet) -> None:
+        await kept(fleet, "b", "c")
+        pid = fleet.machines["a"].rows["one.0"].pid
+        away(fleet)
+        await fleet.until(lambda: fleet.lease("a").code == "FAILSAFE", within=T)
+        assert str(fleet.lease("a")) == "FAILSAFE, Consul is away; kept running by agreement of 3 nodes (a, b, c)"
+        await stopped(fleet, SILENCE)
+        assert fleet.machines["a"].rows["one.0"].pid == pid
+        assert "FENCED" not in fleet.problems("a")
+        away(fleet, False)
+        await fleet.until(lambda: fleet.lease("a").code == "", within=10.0)
+        await asyncio.sleep(2 * T + D)
+        assert (fleet.machines["a"].rows["one.0"].pid, fleet.lease("a").state) == (pid, "held")
+
+    story(body)
+
+
+def test_one_dead_peer_makes_it_behave_as_strict() -> None:
+    async def body(fleet: Fleet) -> None:
+        await kept(fleet, "b", "c")
+        await fleet.crash("c")
+        began = fleet.clock.now()
+        away(fleet)
+        await fleet.until(lambda: not fleet.running("a"), within=T)
+        assert fleet.clock.now() - began <= T
+        assert fleet.machines["a"].rows["one.0"].fenced == "LEASE_EXPIRED"
+
+    story(body)
+
+
+def test_it_ends_by_its_last_agreement_when_a_peer_dies_later() -> None:
+    async def body(fleet: Fleet) -> None:
+        await kept(fleet, "b", "c")
+        away(fleet)
+        await asyncio.sleep(200.0)
+        assert fleet.running("a")
+        await fleet.crash("b")
+        assert await fleet.until(lambda: not fleet.running("a"), within=T) > T / 3
+
+    story(body)
+
+
+def test_a_promise_keeps_a_peer_from_starting_it_until_the_holder_is_dead() -> None:
+    async def body(fleet: Fleet) -> None:
+        await kept(fleet, "b")
+        fleet.consuls["a"].cut = True
+        await fleet.until(lambda: fleet.lease("a").code == "FAILSAFE", within=T)
+        await fleet.order("b", "one.0", lease="failsafe")
+        await asyncio.sleep(2 * T + D + 60)  # its session is over; the promises of b are not
+        assert fleet.running("a")
+        assert fleet.lease("b").code in ("PROMISED", "WAITING_LOCK_DELAY", "WAITING_LEASE")
+        fleet.alone.add("a")
+        await fleet.until(lambda: fleet.running("b"), within=2 * T + D)
+        with pytest.raises(Refused, match="runs on b"):
+            await fleet.agents["b"].failsafe_ack(ask("b"))
+
+    story(body)
+
+
+def test_a_node_that_the_holder_does_not_know_may_not_take_it() -> None:
+    async def body(fleet: Fleet) -> None:
+        await kept(fleet, "b")
+        fleet.consuls["a"].cut = True
+        fleet.start("z")  # joins while the holder cannot write it down
+        await asyncio.sleep(1.0)
+        await fleet.order("z", "one.0", lease="failsafe")
+        await fleet.until(lambda: fleet.lease("z").code == "NOT_ELIGIBLE", within=4 * T + D)
+        await asyncio.sleep(300.0)
+        assert fleet.running("a")
+        assert not fleet.running("z")
+
+    story(body)
+
+
+def test_a_new_node_is_written_down_while_consul_is_there() -> None:
+    async def body(fleet: Fleet) -> None:
+        await kept(fleet, "b")
+        fleet.start("z")
+        await fleet.until(lambda: "z" in eligible(fleet), within=30.0)
+        assert eligible(fleet) == {name: f"http://{name}:5100" for name in ("a", "b", "z")}
+
+    story(body)
+
+
+def test_a_promise_outlives_the_agent_and_counts_anew_after_a_reboot() -> None:
+    async def body(fleet: Fleet) -> None:
+        fleet.start("a", "b")
+        await asyncio.sleep(1.0)
+        await fleet.agents["b"].failsafe_ack(ask("b"))
+        until = fleet.clock.now() + T
+        await fleet.crash("b")
+        fleet.start("b")
+        await asyncio.sleep(1.0)
+        assert fleet.agents["b"]._leases.promises.book.until("one.0") == until
+        await fleet.crash("b")
+        fleet.machines["b"].boot += 1
+        await asyncio.sleep(10.0)
+        fleet.start("b")
+        booted = fleet.clock.now()
+        await asyncio.sleep(1.0)
+        assert fleet.agents["b"]._leases.promises.book.until("one.0") >= booted + T
+
+    story(body)
+
+
+def test_no_promise_is_answered_that_is_not_on_disk() -> None:
+    class Full(MemoryLedger):
+        async def save_failsafe(self, failsafe: str) -> None:
+            raise Waiting("disk full", code="LEDGER_WRITE")
+
+    async def body(fleet: Fleet) -> None:
+        fleet.ledgers["b"] = Full()
+        fleet.start("b")
+        await asyncio.sleep(1.0)
+        with pytest.raises(Waiting, match="disk full"):
+            await fleet.agents["b"].failsafe_ack(ask("b"))
+
+    story(body)
+
+
+def test_who_is_asked_by_mistake_promises_nothing() -> None:
+    async def body(fleet: Fleet) -> None:
+        fleet.start("b")
+        await asyncio.sleep(1.0)
+        for wrong in (ask("c"), ask("b").model_copy(update={"cluster": "other"})):
+            with pytest.raises(Exception, match="this is node b"):
+                await fleet.agents["b"].failsafe_ack(wrong)
+        assert await fleet.agents["b"].failsafe_ack(ask("b")) == Ack(node="b", replica="one.0")
+
+    story(body)
+
+
+def test_the_agent_of_the_holder_may_restart_while_consul_is_away() -> None:
+    async def body(fleet: Fleet) -> None:
+        await kept(fleet, "b")
+        pid = fleet.machines["a"].rows["one.0"].pid
+        away(fleet)
+        await asyncio.sleep(60.0)
+        await fleet.crash("a")
+        fleet.start("a")
+        fleet.consuls["a"].cut = True
+        await asyncio.sleep(SILENCE)
+        assert fleet.machines["a"].rows["one.0"].pid == pid
+        assert fleet.lease("a").code == "FAILSAFE"
+
+    story(body)
+
+
+def test_a_session_that_was_revoked_ends_it_whoever_agrees() -> None:
+    async def body(fleet: Fleet) -> None:
+        await kept(fleet, "b")
+        away(fleet)
+        await fleet.until(lambda: fleet.lease("a").code == "FAILSAFE", within=T)
+        entry = fleet.store.entries[keys.lease("c", "one.0")]
+        fleet.store.destroy_session(entry.session)
+        fleet.consuls["a"].cut = False
+        await fleet.until(lambda: not fleet.running("a"), within=10.0)
+        assert fleet.machines["a"].rows["one.0"].fenced == "LEASE_REVOKED"
+
+    story(body)
