@@ -150,13 +150,20 @@ class Fleet:
             node.joined = True
             node.view = replace(node.view, api=entry.meta.get(keys.API_META, ""))
             says = Says.UP if entry.passing else Says.DOWN
-            node.catalog = node.catalog.turn(says, now, "" if entry.passing else "its check in Consul is critical")
+            self._consul_says(node, says, "" if entry.passing else "its check in Consul is critical")
         for name, node in self._nodes.items():
             if name not in seen:
                 patient = now < self._patience_until and node.catalog.says is not Says.DOWN
                 says = Says.UNKNOWN if patient else Says.DOWN
-                node.catalog = node.catalog.turn(says, now, "it is not in Consul's catalog")
+                self._consul_says(node, says, "it is not in Consul's catalog")
         self._changed("consul")
+
+    def _consul_says(self, node: _Node, says: Says, detail: str) -> None:
+        """Once Consul misses a node, whether it still answers us is asked at once, and not when the long poll has run out."""
+        missed = says is Says.DOWN and node.catalog.says is not Says.DOWN
+        node.catalog = node.catalog.turn(says, self._clock.now(), detail)
+        if missed and node.polling is not None and node.poll.says is Says.UP:
+            node.polling.cancel()
 
     async def _watch_joined(self) -> None:
         """Which nodes ever joined: their identity key stays when they go."""

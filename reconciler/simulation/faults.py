@@ -187,7 +187,7 @@ async def node_is_cut(history: History) -> None:
 
 async def node_loses_consul(history: History) -> None:
     name = history.some_node()
-    history.world.cut_consul(name)
+    history.world.cut_consul(name, its_own=history.random.random() < 0.5)
     await _sometime(history, 0.5, 90.0)
     history.world.heal(name)
 
@@ -245,7 +245,7 @@ async def controller_crashes(history: History) -> None:
     name = history.some_controller()
     if name is None:
         return
-    await history.world.crash_controller(name)
+    await history.world.crash_controller(name, its_consul=history.random.random() < 0.3)
     await _sometime(history, 0.0, history.random.choice([2.0, 120.0]))
     if name not in history.world.controllers:
         history.world.start_controller(name)

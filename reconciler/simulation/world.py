@@ -361,8 +361,8 @@ class World:
         With `its_own` there is a Consul agent on the machine, which is cut off from the servers: they go on showing its check.
         """
         self.nodes[name].consul_cut = True
-        if its_own:
-            self.store.checks[keys.agent_check_id(CLUSTER, name)].expires = None
+        if its_own and (check := self.store.checks.get(keys.agent_check_id(CLUSTER, name))) is not None:
+            check.expires = None
         self._apply_cuts()
 
     def deafen(self, name: str, deaf: bool) -> None:
@@ -514,10 +514,15 @@ class World:
         self.controllers[name] = Controller(life, loop, consul, net, process, task)
         return loop
 
-    async def crash_controller(self, name: str) -> None:
-        """The controller is gone from one moment to the next."""
+    async def crash_controller(self, name: str, *, its_consul: bool = False) -> None:
+        """The controller is gone from one moment to the next.
+
+        With `its_consul` its whole machine is, with the Consul agent there: Consul's servers go on showing its check.
+        """
         controller = self.controllers.pop(name)
         controller.consul.cut = True
+        if its_consul and (check := self.store.checks.get(keys.controller_check_id(CLUSTER, name))) is not None:
+            check.expires = None
         await controller.process.kill()
 
     def pause_controller(self, name: str, paused: bool) -> None:

@@ -237,7 +237,7 @@ def on_machines(given: argparse.Namespace) -> list[str]:
         if given.outage:
             print(made.outage(given.outage), flush=True)  # noqa: T201
         seen, took = made.lives(), sorted(made.failovers)
-    wrong = faults(seen)
+    wrong = faults(seen, made.excused)
     for line in made.odd:
         print(f"not as expected: {line}")  # noqa: T201
     head = f"{given.rounds} rounds, seed {given.seed}, T={profile.ttl:g} D={profile.lock_delay:g}: {len(seen)} launches"

@@ -32,6 +32,8 @@ def test_what_the_witness_calls_a_fault(tmp_path: Path) -> None:
     assert seen[0] == Life("a", "n1", (3, 1), 1.0, 2.0)
     assert [wrong.split(":")[0] for wrong in faults(seen)] == ["overlap of 0.100 s", "token went down"]
     assert faults(seen[:1] + seen[2:]) == []
+    excused = Beats(file).lives()
+    assert [wrong.split(":")[0] for wrong in faults(excused, {"a"})] == ["token went down"]
     # The kernel knows how long a process was there that did not get to write any more; another one may have had its pid before.
     seen = Beats(file).lives({8: [0.5, 2.6, 9.0], 9: [3.2]})
     assert [life.last for life in seen] == [2.6, 3.2, 3.5]

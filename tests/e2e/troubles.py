@@ -18,13 +18,9 @@ from tests.e2e.witness import Ends, Life, Watched, clock
 Expected = Literal["moves", "stays", "either"]
 # What runs on the node without a lease starts elsewhere, too.
 LOSE_THE_NODE = (
-    "machine_dies",
-    "agent_dies",
-    "both_machines_die",
-    "node_is_alone",
-    "node_is_drained",
-    "snapshot_is_restored",
-)
+    "machine_dies", "agent_dies", "both_machines_die", "node_is_alone", "node_is_drained", "snapshot_is_restored",
+    "machine_stands_still",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -67,6 +63,7 @@ class Far(Watched):
     profile: Profile = field(kw_only=True)
     random: random.Random = field(kw_only=True)
     failovers: list[float] = field(default_factory=list)  # seconds
+    excused: set[str] = field(default_factory=set)  # launches of machines that stood still as a whole
     odd: list[str] = field(default_factory=list)  # what was not expected, though nothing ran twice
 
     def begin(self) -> None:
@@ -178,6 +175,12 @@ class Far(Watched):
         """… with its machine, so that nobody takes leave of anybody."""
         leader = self._leads_on(self.rig.fail)
         self.rig.boot(leader)
+
+    def leader_stands_still(self, life: Life) -> None:
+        """SIGSTOP until the other one leads; then it goes on in the middle of what it did."""
+        self._leads_on(lambda old: self.rig.stand_still(self.rig.controllers[old]))
+        self.rig.go_on()
+        time.sleep(self.profile.ttl)
 
     def leader_is_cut_from_consul(self, life: Life) -> None:
         """It reaches the nodes, but none of Consul's servers."""
@@ -392,6 +395,21 @@ class Far(Watched):
         self.runs(but=life.launch, within=120)
         self.rig.boot(life.node)
 
+    def machine_stands_still(self, life: Life) -> None:
+        """Everything on the machine, also what would end it in time; it goes on when another one runs, and that is an exception.
+
+        Nothing on such a machine can know of it earlier: what matters is that whoever goes on is ended at once (FAULTS row 20).
+        """
+        pids = self.rig.network.pids(life.node)
+        for pid in pids:
+            self.rig.stand_still(pid)
+        self.runs(but=life.launch, within=120)
+        self.excused.add(life.launch)
+        again = clock()
+        self.rig.go_on()
+        until(lambda: not set(pids) & set(self.made.hosts("one.0")), "it is ended", seen=self.seen, within=5)
+        self.told[-1] += f" (went on for {max(0.0, self.ended(life) - again):.2f} s)"
+
     def node_is_drained(self, life: Life) -> None:
         """A person wants the node empty: it moves on without anything having to run out."""
         done = self.made.asked("drain", life.node)
@@ -404,7 +422,7 @@ class Far(Watched):
         """Everything that may go wrong, and what is expected of the leased replica. Short figures expire in an election."""
         short: Expected = "either" if self.profile.ttl < 10 else "stays"
         return (
-            ("stays", self.leader_dies), ("stays", self.leader_s_machine_dies),
+            ("stays", self.leader_dies), ("stays", self.leader_s_machine_dies), ("stays", self.leader_stands_still),
             ("stays", self.leader_is_cut_from_consul), ("stays", self.controllers_do_not_reach_the_node),
             (short, self.consul_s_leader_dies), ("either", self.consul_s_leader_is_alone), ("moves", self.consul_is_down),
             ("stays" if self.profile.ttl > 20 else "either", self.consul_is_wiped),
@@ -415,6 +433,7 @@ class Far(Watched):
             ("moves", self.the_node_does_not_hear_consul), ("moves", self.node_is_alone), ("either", self.link_flaps),
             ("moves", self.agent_stands_still), ("moves", self.agent_dies), (short, self.agent_dies_for_a_moment),
             ("moves", self.keeper_dies), ("moves", self.machine_dies), ("moves", self.node_is_drained),
+            ("moves", self.machine_stands_still),
         )  # fmt: skip
 
 

@@ -726,6 +726,12 @@ def sessions_of_an_earlier_life_stay(patch: Patch) -> None:
 
 
 @breaking("one controller leads")
+def only_checks_end_sessions(patch: Patch) -> None:
+    """Who holds the leader's lock loses it with its check, and that stays as it is when its whole machine dies."""
+    patch.setattr(leadership, "SESSION_TTL", 86_400.0)
+
+
+@breaking("one controller leads")
 def who_waited_once_waits_for_ever(patch: Patch) -> None:
     """A controller that found the lock taken does not look again."""
 
