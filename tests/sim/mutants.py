@@ -481,7 +481,9 @@ def nobody_waits_for_a_lost_node(patch: Patch) -> None:
     """A node is lost the moment both witnesses miss it."""
     both = witness.presence
     patch.setattr(
-        observed_fleet, "presence", lambda joined, catalog, poll, now, _: both(joined, catalog, poll, now, 0.0)
+        observed_fleet,
+        "presence",
+        lambda joined, catalog, poll, now, _, own: both(joined, catalog, poll, now, 0.0, own),
     )
 
 
