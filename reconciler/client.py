@@ -87,6 +87,7 @@ def _error(response: httpx.Response) -> TdieError:
     try:
         problem = response.json()
         code, detail = str(problem["code"]), str(problem.get("detail") or problem.get("title"))
+        hint = str(problem.get("hint") or "")
     except (ValueError, KeyError, TypeError):
-        code, detail = "BAD_ANSWER", f"HTTP {response.status_code} without a problem document"
-    return _KINDS.get(response.status_code, TdieError)(detail, code=code)
+        code, detail, hint = "BAD_ANSWER", f"HTTP {response.status_code} without a problem document", ""
+    return _KINDS.get(response.status_code, TdieError)(detail, code=code, hint=hint)
