@@ -29,12 +29,19 @@ class Repository:
     """What people have written, and the next thing they write."""
 
     def __init__(
-        self, random: random.Random, cluster: str, secret: str, pushed: Callable[[DesiredState], None]
+        self,
+        random: random.Random,
+        cluster: str,
+        secret: str,
+        pushed: Callable[[DesiredState], None],
+        *,
+        failsafe: bool = False,
     ) -> None:
-        """`secret` is in the settings of every instance."""
+        """`secret` is in the settings of every instance; with `failsafe` many have such leases."""
         self._random = random
         self._cluster = cluster
         self._secret = secret
+        self._lease_kinds = ["none", "strict", "failsafe", "failsafe"] if failsafe else ["none", "none", "strict"]
         self._pushed = pushed
         self._versions = 0
         self._renames = 0
@@ -187,7 +194,7 @@ class Repository:
         )
 
     def _random_policy(self) -> ReplicaPolicy:
-        return ReplicaPolicy(lease=self._random.choice(["none", "none", "strict"]))
+        return ReplicaPolicy.model_validate({"lease": self._random.choice(self._lease_kinds)})
 
     def _update(self) -> UpdatePolicy:
         return UpdatePolicy(

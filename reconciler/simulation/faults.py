@@ -309,6 +309,38 @@ async def consul_goes_away(history: History) -> None:
     history.world.consul_away(False)
 
 
+async def consul_stops(history: History) -> None:
+    """All its servers at once, for long; sometimes nodes are cut off or die meanwhile."""
+    history.world.stop_consul(True)
+    await _sometime(history, 20.0, 400.0)
+    history.world.stop_consul(False)
+
+
+async def a_holder_is_alone(history: History) -> None:
+    """It has no way to Consul, and soon after none to anybody, or others to none."""
+    name = history.some_node()
+    history.world.cut_consul(name)
+    await _sometime(history, 20.0, 200.0)
+    history.world.cut(history.random.choice([name, history.some_node()]), consul=True)
+    await _sometime(history, 10.0, 200.0)
+    for each in sorted(history.world.nodes):
+        history.world.heal(each)
+
+
+async def a_holder_moves_while_alone(history: History) -> None:
+    """It has no way to Consul, and the others are asked to run what it runs."""
+    name = history.some_node()
+    history.world.cut_consul(name, its_own=history.random.random() < 0.5)
+    await _sometime(history, 1.0, 60.0)
+    if history.random.random() < 0.5:
+        history.world.slow(history.some_node(), 1.5)
+    if await history.wish(name, drain=True):
+        await _sometime(history, 60.0, 200.0)
+        await history.wish(name, drain=False)
+    for each in sorted(history.world.nodes):
+        history.world.heal(each)
+
+
 async def consul_elects_a_leader(history: History) -> None:
     history.world.consul_away(True)
     await _sometime(history, 0.2, 10.0)
@@ -519,3 +551,10 @@ FAULTS: tuple[tuple[int, Fault], ...] = (
     (2, a_node_is_drained),
 )
 """How often, and what happens: a fault ends by itself."""
+
+FAILSAFE_FAULTS: tuple[tuple[int, Fault], ...] = (
+    (8, consul_stops),
+    (10, a_holder_is_alone),
+    (10, a_holder_moves_while_alone),
+)
+"""Also, in histories of failsafe leases."""

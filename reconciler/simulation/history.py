@@ -15,7 +15,7 @@ from reconciler.loop import Loop
 from reconciler.model.desired import DesiredState
 from reconciler.simulation import virtual
 from reconciler.simulation.commits import Repository
-from reconciler.simulation.faults import FAULTS
+from reconciler.simulation.faults import FAILSAFE_FAULTS, FAULTS
 from reconciler.simulation.hosts import Machine
 from reconciler.simulation.observer import Observer
 from reconciler.simulation.patrol import Patrol
@@ -30,6 +30,7 @@ CONTROLLERS = ("one", "two", "three")
 NOTICED = 45.0  # … by when everybody has noticed, and an agent that could not reach Consul has tried again
 LOOK = 0.5  # seconds between looks whether a promise was broken or all is well
 SECRET = "s3cret-canary"
+FAILSAFE = 1_000_000  # histories from this seed on have failsafe leases, and outages for them
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +58,8 @@ class History:
         self.observer = Observer(self.world.clock, self.world, CLUSTER, SECRET)
         self.truth = self.observer.truth
         self.world.watcher = self.observer
-        self.git = Repository(self.random, CLUSTER, SECRET, self._pushed)
+        self.faults = FAULTS if seed < FAILSAFE else FAULTS + FAILSAFE_FAULTS
+        self.git = Repository(self.random, CLUSTER, SECRET, self._pushed, failsafe=seed >= FAILSAFE)
         self.story: list[str] = []
 
     def _pushed(self, desired: DesiredState) -> None:
@@ -161,7 +163,7 @@ class History:
             for number, moment in enumerate(moments):
                 await asyncio.sleep(moment - now)
                 now = moment
-                fault = self.random.choices([f for _, f in FAULTS], [weight for weight, _ in FAULTS])[0]
+                fault = self.random.choices([f for _, f in self.faults], [weight for weight, _ in self.faults])[0]
                 said = f"{world.clock.now():9.3f}  {fault.__name__.replace('_', ' ')}"
                 self.story.append(said)
                 self.truth.note(said)

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from agent import keys
 from agent.keeper.fence import EXPIRED
 from agent.keeper.protocol import HostRow
+from agent.leases.peers import Ask
 from reconciler.simulation.hosts import LIVE, Machine
 from reconciler.simulation.truth import Truth
 from reconciler.simulation.virtual import later
@@ -34,6 +35,11 @@ class Leases:
     )  # replica → the highest, and whose it was
     _meddled: dict[str, float] = field(default_factory=dict)  # replica → when somebody laid hands on its lock
 
+    _barred: dict[tuple[str, str], float] = field(default_factory=dict)  # node, replica → until when it promised
+    _given: dict[tuple[str, str], dict[str, float]] = field(default_factory=dict)  # holder, replica → who promised
+    _members: dict[tuple[str, str], frozenset[str]] = field(default_factory=dict)  # … and who had to
+    _agreed: dict[tuple[str, str], float] = field(default_factory=dict)  # … and until when all of them did
+
     def renewed(self, node: str, session: str, until: float) -> None:
         """A node has heard that its session lives."""
         self._session[node] = session
@@ -41,6 +47,26 @@ class Leases:
         if node not in self._timed:
             self._timed.add(node)
             self._wait(node, until)
+
+    def promised(self, node: str, ask: Ask, sent: float) -> None:
+        """The node answers that it will not start a replica for a while; asked at `sent`."""
+        truth, now, ours = self.truth, self.truth.clock.now(), (ask.holder, ask.replica)
+        truth.note("promises", node, ask.holder, ask.replica)
+        self._barred[node, ask.replica] = max(self._barred.get((node, ask.replica), 0.0), now + ask.seconds)
+        given = self._given.setdefault(ours, {})
+        given[node] = max(given.get(node, 0.0), sent + ask.seconds)
+        members = truth.world.eligible(ask.replica, ask.holder) or self._members.get(ours, frozenset())
+        self._members[ours] = members
+        others = members - {ask.holder}
+        until = min((given.get(member, 0.0) for member in others), default=0.0)
+        if until > self._agreed.get(ours, 0.0):
+            self._agreed[ours] = until
+            later(max(0.0, until - now) + MOMENT, self._agreement_over, *ours)
+
+    def _agreement_over(self, node: str, replica: str) -> None:
+        machine, row = self.truth.world.machines[node], self.truth.row(node, replica)
+        if row is not None and machine.runs and row.order.lease is not None and row.state in LIVE:
+            self._in_time(node, machine, row)
 
     def meddled(self, replica: str) -> None:
         """Somebody else laid hands on the lock of a replica."""
@@ -54,6 +80,10 @@ class Leases:
         if not machine.runs:
             return
         self._in_time(node, machine, row)
+        barred = self._barred.get((node, row.replica), 0.0) - self.truth.clock.now()
+        if barred > 0 and row.state == "Starting" and node not in self.truth.forgot:
+            detail = f"{row.replica} starts on {node}, which promised not to for {barred:.1f} s more"
+            self.truth.broken("one process of a leased replica", detail)
         others = [name for name in self._alive(row.replica) if name != node]
         if others and not self._stuck(node, machine, row.replica):
             self.truth.broken("one process of a leased replica", f"{row.replica} runs on {node} and on {others}")
@@ -107,7 +137,10 @@ class Leases:
                     self._in_time(node, machine, row)
 
     def _in_time(self, node: str, machine: Machine, row: HostRow) -> None:
-        late = self.truth.clock.now() - self._until.get(node, 0.0)
+        ours, alone = (node, row.replica), frozenset({node})
+        late = self.truth.clock.now() - max(self._until.get(node, 0.0), self._agreed.get(ours, 0.0))
+        if late > MOMENT and self.truth.world.eligible(row.replica, node) == alone:
+            return  # nobody else may ever take it
         if late > MOMENT and row.replica not in machine.stuck:
             self.truth.broken("leased processes end in time", f"{row.replica} runs on {node} {late:.3f} s too long")
 

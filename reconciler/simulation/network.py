@@ -12,6 +12,7 @@ from typing import Protocol, TypeVar
 from agent.client import ANSWER
 from agent.clock import Clock, Monotonic
 from agent.errors import Waiting
+from agent.leases.peers import Ack, Ask
 from agent.node import Agent
 from agent.wire import Accepted, Assignment, Claim, Claimed, Report
 from reconciler.simulation.consul import SimConsul
@@ -29,6 +30,9 @@ class Listener(Protocol):
 
     def sent(self, controller: str, node: str, assignment: Assignment) -> None:
         """A controller sends this now."""
+
+    def promised(self, node: str, ask: Ask, sent: float) -> None:
+        """The node answers that it will not start a replica for a while; asked at `sent`."""
 
     def claimed(self, controller: str, node: str, claim: Claim) -> None:
         """The agent of this node has taken a claim over."""
@@ -64,6 +68,31 @@ class Node:
         """Whether who calls gets an answer in time."""
         shut = self.cut or self.mute or self.slow >= ANSWER or self.agent is None or not self.machine.up
         return not shut and not self.process.paused
+
+
+class SimPeers:
+    """The network between one agent and the others."""
+
+    def __init__(self, nodes: dict[str, Node], name: str, clock: Clock, listener: Listener) -> None:
+        self._nodes, self._name, self._clock, self._listener = nodes, name, clock, listener
+
+    async def failsafe_ack(self, api: str, ask: Ask) -> Ack:
+        """What the other agent answers. It is not heard when either is cut off, nor in time when the other is slow."""
+        sent = self._clock.now()
+        me, node = self._nodes[self._name], self._nodes.get(_name(api))
+        await asyncio.sleep(LATENCY + (node.slow if node is not None else 0.0))
+        if node is None or me.cut or node.cut or node.agent is None or not node.machine.up:
+            raise Waiting(f"{ask.node} cannot be reached")
+        answer = node.process.spawn(self._answer(node.agent, ask, sent), "promise")
+        await asyncio.wait({answer})
+        if answer.cancelled() or node.cut or node.mute or me.cut:
+            raise Waiting(f"{ask.node} does not answer")
+        return answer.result()
+
+    async def _answer(self, agent: Agent, ask: Ask, sent: float) -> Ack:
+        ack = await agent.failsafe_ack(ask)
+        self._listener.promised(ack.node, ask, sent)
+        return ack
 
 
 class SimNodes:

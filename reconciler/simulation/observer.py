@@ -6,6 +6,7 @@ from collections.abc import Collection
 
 from agent.clock import Clock
 from agent.keeper.protocol import HostOrder, HostRow
+from agent.leases.peers import Ask
 from agent.wire import Assignment, Claim
 from reconciler.simulation.leases import Leases
 from reconciler.simulation.orders import Orders
@@ -98,6 +99,9 @@ class Observer:
 
     def sent(self, controller: str, node: str, assignment: Assignment) -> None:
         self._orders.sent(controller, node, assignment)
+
+    def promised(self, node: str, ask: Ask, sent: float) -> None:
+        self._leases.promised(node, ask, sent)
 
     def claimed(self, controller: str, node: str, claim: Claim) -> None:
         self._orders.claimed(controller, node, claim.epoch)

@@ -49,6 +49,10 @@ class Surroundings(Protocol):
         """The session that holds the lock of a replica."""
         ...
 
+    def eligible(self, replica: str, node: str) -> frozenset[str]:
+        """The nodes that may have the lock after this one, as it wrote them down; none if another wrote last."""
+        ...
+
     def git_in_trouble(self) -> bool:
         """Whether a look at Git brings an error or a rejected commit."""
         ...

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import random
 from collections.abc import Callable, Collection, Mapping
 from contextlib import suppress
@@ -16,6 +17,7 @@ from agent.consul.embedded.store import Store
 from agent.edges import Edges as AgentEdges
 from agent.edges import NodeSettings
 from agent.errors import Missing
+from agent.leases.peers import Ask
 from agent.node import Agent
 from agent.register import NameTaken
 from agent.wire import Assignment, Claim
@@ -28,7 +30,7 @@ from reconciler.model.rollback import Rollback
 from reconciler.simulation import consul as troubles
 from reconciler.simulation.consul import SimConsul
 from reconciler.simulation.hosts import Machine, Nobody, SimInstaller, SimKeeper, SimPorts, SimProber, Witness
-from reconciler.simulation.network import SENDER, Node, SimNodes
+from reconciler.simulation.network import SENDER, Node, SimNodes, SimPeers
 from reconciler.simulation.virtual import Process, VirtualClock, VirtualLoop, later
 from reconciler.source.sourced import Sourced
 from reconciler.wakeups import Wakeups
@@ -94,6 +96,8 @@ class Watcher(Witness, Protocol):
 
     def claimed(self, controller: str, node: str, claim: Claim) -> None: ...
 
+    def promised(self, node: str, ask: Ask, sent: float) -> None: ...
+
     def accepted(self, controller: str, node: str, assignment: Assignment) -> None: ...
 
     def forgot(self, node: str) -> None: ...
@@ -117,6 +121,8 @@ class LooksAway(Nobody):
     def sent(self, controller: str, node: str, assignment: Assignment) -> None: ...
 
     def claimed(self, controller: str, node: str, claim: Claim) -> None: ...
+
+    def promised(self, node: str, ask: Ask, sent: float) -> None: ...
 
     def accepted(self, controller: str, node: str, assignment: Assignment) -> None: ...
 
@@ -238,6 +244,12 @@ class World:
         entry = self.store.entries.get(keys.lease(self.cluster, replica))
         return entry.session if entry is not None else ""
 
+    def eligible(self, replica: str, node: str) -> frozenset[str]:
+        """The nodes that may have the lock after this one, as it wrote them down; none if another wrote last."""
+        entry = self.store.entries.get(keys.lease(self.cluster, replica))
+        record = json.loads(entry.value) if entry is not None and entry.value.startswith(b"{") else {}
+        return frozenset(record.get("eligible", {})) if record.get("node") == node else frozenset()
+
     def git_in_trouble(self) -> bool:
         """Whether a look at Git brings an error or a rejected commit."""
         return bool(self.source.sourced.trouble or self.source.sourced.problems)
@@ -270,6 +282,7 @@ class World:
                 prober=SimProber(),
                 uniform=self.random.uniform,
                 agent=life,
+                peers=SimPeers(self.nodes, name, self.clock, self.watcher),
                 boot_id=f"{name}-boot-{node.machine.boot}",
             ),
         )
@@ -425,6 +438,17 @@ class World:
             self._consul_away = away
             self._disturb(away)
         self._apply_cuts()
+
+    def stop_consul(self, stopped: bool) -> None:
+        """Consul's servers do not run, so that no session ends, or do so again and each session is good for another TTL."""
+        self.consul_away(stopped)
+        if stopped:
+            self._keep_sessions()
+
+    def _keep_sessions(self) -> None:
+        troubles.elected(self.store)
+        if self._consul_away:
+            later(1.0, self._keep_sessions)
 
     def wipe_consul(self) -> None:
         """Consul lost all its data, its indexes begin anew, and whoever waits for it hears that it went away."""
