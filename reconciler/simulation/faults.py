@@ -321,10 +321,11 @@ async def a_holder_is_alone(history: History) -> None:
     name = history.some_node()
     history.world.cut_consul(name)
     await _sometime(history, 20.0, 200.0)
-    history.world.cut(history.random.choice([name, history.some_node()]), consul=True)
+    other = history.random.choice([name, history.some_node()])
+    history.world.cut(other, consul=True)
     await _sometime(history, 10.0, 200.0)
-    for each in sorted(history.world.nodes):
-        history.world.heal(each)
+    history.world.heal(other)
+    history.world.heal(name)
 
 
 async def a_holder_moves_while_alone(history: History) -> None:
@@ -332,13 +333,31 @@ async def a_holder_moves_while_alone(history: History) -> None:
     name = history.some_node()
     history.world.cut_consul(name, its_own=history.random.random() < 0.5)
     await _sometime(history, 1.0, 60.0)
+    slow = history.some_node()
     if history.random.random() < 0.5:
-        history.world.slow(history.some_node(), 1.5)
+        history.world.slow(slow, 1.5)
     if await history.wish(name, drain=True):
         await _sometime(history, 60.0, 200.0)
         await history.wish(name, drain=False)
-    for each in sorted(history.world.nodes):
-        history.world.heal(each)
+    history.world.heal(slow)
+    history.world.heal(name)
+
+
+async def a_node_joins_while_a_holder_is_alone(history: History) -> None:
+    """It cannot write the new node down, and everything is asked to go there."""
+    names = sorted(history.world.nodes)
+    for name in names[: len(names) // 2]:
+        history.world.cut_consul(name, its_own=True)
+    await a_node_joins(history)
+    await _sometime(history, 1.0, 30.0)
+    for name in names[: len(names) // 2]:
+        if not await history.wish(name, drain=True):
+            break
+    await _sometime(history, 150.0, 300.0)
+    for name in names[: len(names) // 2]:
+        await history.wish(name, drain=False)
+    for name in names[: len(names) // 2]:
+        history.world.heal(name)
 
 
 async def consul_elects_a_leader(history: History) -> None:
@@ -556,5 +575,6 @@ FAILSAFE_FAULTS: tuple[tuple[int, Fault], ...] = (
     (8, consul_stops),
     (10, a_holder_is_alone),
     (10, a_holder_moves_while_alone),
+    (4, a_node_joins_while_a_holder_is_alone),
 )
 """Also, in histories of failsafe leases."""

@@ -49,6 +49,9 @@ class Witness(Protocol):
     def hurts(self, node: str, replica: str) -> None:
         """A fault ends this host."""
 
+    def agrees(self, node: str, replica: str, deadline: float) -> None:
+        """The keeper is told that a host may live so long because others agree."""
+
     def fences(self, node: str, row: HostRow, code: str) -> None:
         """The keeper ends this host because its lease is over."""
 
@@ -74,6 +77,8 @@ class Nobody:
     def renames(self, node: str, replica: str, order: HostOrder) -> None: ...
 
     def hurts(self, node: str, replica: str) -> None: ...
+
+    def agrees(self, node: str, replica: str, deadline: float) -> None: ...
 
     def fences(self, node: str, row: HostRow, code: str) -> None: ...
 
@@ -118,6 +123,7 @@ class Machine:
 
     def agree(self, replica: str, deadline: float) -> None:
         """One leased host may live until then."""
+        self.witness.agrees(self.name, replica, deadline)
         self.agreed[replica] = max(self.agreed.get(replica, 0.0), deadline)
         self.look_at_leases()
 

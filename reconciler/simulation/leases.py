@@ -63,6 +63,13 @@ class Leases:
             self._agreed[ours] = until
             later(max(0.0, until - now) + MOMENT, self._agreement_over, *ours)
 
+    def agrees(self, node: str, replica: str, deadline: float) -> None:
+        """A keeper is told that a host may live so long because others agree."""
+        late = deadline - self._agreed.get((node, replica), 0.0)
+        if late > MOMENT and self.truth.world.eligible(replica, node) != {node}:
+            detail = f"{replica} may live on {node} {late:.3f} s longer than all that could run it agreed to"
+            self.truth.broken("leased processes end in time", detail)
+
     def _agreement_over(self, node: str, replica: str) -> None:
         machine, row = self.truth.world.machines[node], self.truth.row(node, replica)
         if row is not None and machine.runs and row.order.lease is not None and row.state in LIVE:

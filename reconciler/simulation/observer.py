@@ -82,6 +82,9 @@ class Observer:
     def hurts(self, node: str, replica: str) -> None:
         self._processes.hurts(node, replica)
 
+    def agrees(self, node: str, replica: str, deadline: float) -> None:
+        self._leases.agrees(node, replica, deadline)
+
     def fences(self, node: str, row: HostRow, code: str) -> None:
         self._processes.hurts(node, row.replica)
         self._leases.fences(node, row, code)

@@ -14,6 +14,8 @@ plan                               what the leader would do, and why it waits
 crash agent a · start agent a · forget a (its ledger is lost)
 power off a · power on a · cut a · cut a from controllers · cut a from consul · heal a
 cut a and its consul              … the Consul agent on its machine is cut off from the servers, which go on showing it
+consul stops · consul runs         its servers, so that no session ends meanwhile
+leases                             what each agent says of the leases of its replicas
 consul away · consul back · wipe consul · revoke a · tamper web.0     what happens to Consul, its sessions and its locks
 self-heal off · window 0 6 * * * for 3600s     sync.selfHeal and sync.windows (UTC), pushed
 apply                              a person approves the plan as it stands
@@ -161,6 +163,8 @@ class Stage:
             (r"heal (\S+)", self._heal),
             (r"crash controller (\S+)", self.world.crash_controller),
             (r"consul (away|back)", self._consul),
+            (r"consul (stops|runs)", self._consul_servers),
+            (r"leases", self._leases),
             (r"kill (\S+)", self._kill),
             (r"stop (\S+)", self._stop),
             (r"break (\S+)", self._break),
@@ -352,6 +356,20 @@ class Stage:
         return next(node.machine for node in self.world.nodes.values() if replica in node.machine.rows)
 
     # ------------------------------------------------------------------------------------------- what people see
+
+    async def _consul_servers(self, word: str) -> None:
+        self.world.stop_consul(word == "stops")
+
+    async def _leases(self) -> str:
+        """One line for each replica that an agent reports with a lease."""
+        agents = [(name, node.agent) for name, node in sorted(self.world.nodes.items()) if node.agent is not None]
+        said = [
+            f"{name}: {row.replica} {row.lease}"
+            for name, agent in agents
+            for row in sorted(agent.book.whole().replicas, key=lambda row: row.replica)
+            if row.lease is not None
+        ]
+        return "\n".join(said) or "none"
 
     async def _show(self) -> str:
         """What really runs, as an omniscient observer sees it: one line a machine."""
