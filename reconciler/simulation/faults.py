@@ -317,10 +317,14 @@ async def consul_stops(history: History) -> None:
 
 
 async def a_holder_is_alone(history: History) -> None:
-    """It has no way to Consul, and soon after none to anybody, or others to none."""
+    """Only other agents reach it, and its work is placed elsewhere; then nobody reaches it, or nobody another one."""
     name = history.some_node()
-    history.world.cut_consul(name)
-    await _sometime(history, 20.0, 200.0)
+    history.world.cut(name, consul=True)
+    history.world.nodes[name].near = True
+    if history.random.random() < 0.3:
+        await _sometime(history, 1.0, 20.0)
+        await a_node_joins(history)
+    await _sometime(history, 20.0, 300.0)
     other = history.random.choice([name, history.some_node()])
     history.world.cut(other, consul=True)
     await _sometime(history, 10.0, 200.0)

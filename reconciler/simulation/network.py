@@ -50,6 +50,7 @@ class Node:
     task: asyncio.Task[None] | None = None
     starts: int = 0
     cut: bool = False  # no way between it and the controllers
+    near: bool = False  # … but other agents and it reach each other
     unnoticed: bool = False  # … and nobody is told: packets are dropped, connections stay open
     consul_cut: bool = False  # no way between it and Consul
     slow: float = 0.0  # seconds that a call to it takes at most
@@ -62,6 +63,11 @@ class Node:
         """Ways opened or closed, or the agent is another one."""
         self.gone.set()
         self.gone = asyncio.Event()
+
+    @property
+    def apart(self) -> bool:
+        """Whether no other agent reaches it."""
+        return self.cut and not self.near
 
     @property
     def answers(self) -> bool:
@@ -81,11 +87,11 @@ class SimPeers:
         sent = self._clock.now()
         me, node = self._nodes[self._name], self._nodes.get(_name(api))
         await asyncio.sleep(LATENCY + (node.slow if node is not None else 0.0))
-        if node is None or me.cut or node.cut or node.agent is None or not node.machine.up:
+        if node is None or me.apart or node.apart or node.agent is None or not node.machine.up:
             raise Waiting(f"{ask.node} cannot be reached")
         answer = node.process.spawn(self._answer(node.agent, ask, sent), "promise")
         await asyncio.wait({answer})
-        if answer.cancelled() or node.cut or node.mute or me.cut:
+        if answer.cancelled() or node.apart or node.mute or me.apart:
             raise Waiting(f"{ask.node} does not answer")
         return answer.result()
 

@@ -387,7 +387,7 @@ class World:
     def heal(self, name: str) -> None:
         """All ways are open again, both ways and quick."""
         node = self.nodes[name]
-        node.cut = node.unnoticed = node.consul_cut = node.mute = False
+        node.cut = node.near = node.unnoticed = node.consul_cut = node.mute = False
         node.slow = 0.0
         self._apply_cuts()
         node.moved()

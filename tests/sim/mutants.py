@@ -24,7 +24,9 @@ from agent.errors import TdieError
 from agent.keeper.fence import Due
 from agent.keeper.protocol import HostRow
 from agent.leadership import Leadership as Obeyed
-from agent.leases import tender
+from agent.leases import agreement, tender
+from agent.leases.agreement import Agreement
+from agent.leases.failsafe import Answer, verdict
 from agent.leases.leases import Leases
 from agent.leases.session import Session
 from agent.leases.tender import Held, Tender
@@ -53,7 +55,7 @@ from reconciler.planning.cases import Case, World
 from reconciler.planning.memo import Memo
 from reconciler.simulation import hosts
 from reconciler.simulation.__main__ import CRITICAL
-from reconciler.simulation.history import run
+from reconciler.simulation.history import FAILSAFE, run
 from reconciler.simulation.observer import PROMISES
 
 Patch = pytest.MonkeyPatch
@@ -67,6 +69,7 @@ class Mutant:
 
     promise: str
     breaks: Callable[[Patch], None]
+    first: int = 0  # seed of the first history to look at
 
     @property
     def name(self) -> str:
@@ -80,12 +83,12 @@ class Mutant:
 MUTANTS: list[Mutant] = []
 
 
-def breaking(promise: str) -> Callable[[Callable[[Patch], None]], Callable[[Patch], None]]:
+def breaking(promise: str, first: int = 0) -> Callable[[Callable[[Patch], None]], Callable[[Patch], None]]:
     """Enters a mutant for this promise."""
     assert promise in PROMISES
 
     def enter(breaks: Callable[[Patch], None]) -> Callable[[Patch], None]:
-        MUTANTS.append(Mutant(promise, breaks))
+        MUTANTS.append(Mutant(promise, breaks, first))
         return breaks
 
     return enter
@@ -481,9 +484,7 @@ def nobody_waits_for_a_lost_node(patch: Patch) -> None:
     """A node is lost the moment both witnesses miss it."""
     both = witness.presence
     patch.setattr(
-        observed_fleet,
-        "presence",
-        lambda joined, catalog, poll, now, _, own: both(joined, catalog, poll, now, 0.0, own),
+        observed_fleet, "presence", lambda joined, catalog, poll, now, _: both(joined, catalog, poll, now, 0.0)
     )
 
 
@@ -728,12 +729,6 @@ def sessions_of_an_earlier_life_stay(patch: Patch) -> None:
 
 
 @breaking("one controller leads")
-def only_checks_end_sessions(patch: Patch) -> None:
-    """Who holds the leader's lock loses it with its check, and that stays as it is when its whole machine dies."""
-    patch.setattr(leadership, "SESSION_TTL", 86_400.0)
-
-
-@breaking("one controller leads")
 def who_waited_once_waits_for_ever(patch: Patch) -> None:
     """A controller that found the lock taken does not look again."""
 
@@ -876,6 +871,57 @@ def consul_away_is_fatal(patch: Patch) -> None:
 # ------------------------------------------------------------------------------------------- the search
 
 
+# ------------------------------------------------------------------------------------------- failsafe leases
+
+
+@breaking("leased processes end in time", FAILSAFE)
+def most_are_enough(patch: Patch) -> None:
+    """More than half of those that could run it agree, and it goes on."""
+
+    def most(members: Iterable[str], node: str, answers: dict[str, Answer]) -> Answer:
+        agree = sum(answers[name] is Answer.PROMISE for name in members if name != node)
+        return Answer.PROMISE if 2 * (agree + 1) > len(list(members)) else Answer.SILENCE
+
+    patch.setattr(agreement, "verdict", most)
+
+
+@breaking("leased processes end in time", FAILSAFE)
+def promises_count_from_the_answers(patch: Patch) -> None:
+    """A holder takes all promises to begin when the last answer is there."""
+    ask_all = Agreement._ask_all
+
+    async def late(self: Agreement) -> dict[str, Answer]:
+        answers = await ask_all(self)
+        if verdict(self.members, self._world.node, answers) is Answer.PROMISE:
+            until = self._world.clock.now() + self._world.session.figures.ttl
+            await self._world.keeper.agree(self._replica, until)
+        return answers
+
+    patch.setattr(Agreement, "_ask_all", late)
+
+
+@breaking("leased processes end in time", FAILSAFE)
+def no_answer_is_a_yes(patch: Patch) -> None:
+    """Who cannot be reached is taken to agree."""
+    patch.setattr(
+        agreement,
+        "verdict",
+        lambda _members, _node, answers: Answer.REFUSAL if Answer.REFUSAL in answers.values() else Answer.PROMISE,
+    )
+
+
+@breaking("leased processes end in time", FAILSAFE)
+def an_agreement_is_for_all(patch: Patch) -> None:
+    """A keeper lets every leased host live as long as others agree for one of them."""
+    agree = hosts.Machine.agree
+
+    def agrees(self: hosts.Machine, replica: str, deadline: float) -> None:
+        agree(self, replica, deadline)
+        self.extend(deadline)
+
+    patch.setattr(hosts.Machine, "agree", agrees)
+
+
 def shows(mutant: Mutant, seed: int) -> bool:
     """Whether the history of this seed breaks the mutant's promise."""
     with pytest.MonkeyPatch.context() as patch:
@@ -890,7 +936,7 @@ def shows(mutant: Mutant, seed: int) -> bool:
 def first_seed(name: str, seeds: int) -> int | None:
     """The first seed that catches a mutant."""
     mutant = next(each for each in MUTANTS if each.name == name)
-    return next((seed for seed in range(seeds) if shows(mutant, seed)), None)
+    return next((seed for seed in range(mutant.first, mutant.first + seeds) if shows(mutant, seed)), None)
 
 
 def known() -> dict[str, int]:
