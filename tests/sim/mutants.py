@@ -484,7 +484,9 @@ def nobody_waits_for_a_lost_node(patch: Patch) -> None:
     """A node is lost the moment both witnesses miss it."""
     both = witness.presence
     patch.setattr(
-        observed_fleet, "presence", lambda joined, catalog, poll, now, _: both(joined, catalog, poll, now, 0.0)
+        observed_fleet,
+        "presence",
+        lambda joined, catalog, poll, now, _, own: both(joined, catalog, poll, now, 0.0, own),
     )
 
 
@@ -725,6 +727,12 @@ def sessions_of_an_earlier_life_stay(patch: Patch) -> None:
     """A controller that restarts keeps the lock of its earlier life alive by its own beats: nothing but a check ends a session."""
 
     patch.setattr(Leadership, "_register_anew", Leadership.register)
+    patch.setattr(leadership, "SESSION_TTL", 86_400.0)
+
+
+@breaking("one controller leads")
+def only_checks_end_sessions(patch: Patch) -> None:
+    """Who holds the leader's lock loses it with its check, and that stays as it is when its whole machine dies."""
     patch.setattr(leadership, "SESSION_TTL", 86_400.0)
 
 
