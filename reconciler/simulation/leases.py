@@ -106,7 +106,9 @@ class Leases:
             truth.broken("a lease is lost for a reason", f"{row.replica} on {node} has none")
         elif code == EXPIRED:
             left = self._until.get(node, 0.0) - now
-            if left > lease.grace + lease.slack + EARLY:
+            # A session that was made but could not be written down, or holds nothing yet, keeps no host alive.
+            of_use = truth.world.lock_of(row.replica) == self._session.get(node, "none")
+            if of_use and left > lease.grace + lease.slack + EARLY:
                 truth.broken("a lease is lost for a reason", f"{row.replica} on {node} had {left:.1f} s left")
         elif self._is_certain(node, row.replica) and truth.world.lock_of(row.replica) == self._session.get(
             node, "none"
