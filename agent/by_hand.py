@@ -41,7 +41,7 @@ class ByHand:
         order = ReplicaOrder(
             replica=replica,
             instance=BY_HAND,
-            spec=spec.model_copy(update={"env": {**self._env, **spec.env}}),
+            spec=spec.model_copy(update={"env": {**spec.env, **self._env}}),
             spec_hash=spec.hash(),
         )
         await self._prepare(order)

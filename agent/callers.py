@@ -149,20 +149,18 @@ class Callers:
     @property
     def asked(self) -> bool:
         """Whether a token is asked for."""
-        return bool(self._token()) or any(True for _ in self._people())
+        return bool(self._token()) or self._people is not _nobody
 
     def admit(self, authorization: str, needed: Role) -> Caller:
         """The caller behind a header `Authorization`. Raises Unauthorized, or RoleTooLow."""
         caller = self.find(authorization)
-        if caller.role < needed:
-            what = "a program of the cluster" if needed is Role.CLUSTER else _article(needed)
-            raise RoleTooLow(f"{caller.name} is {_article(caller.role)}; only {what} may do this")
+        permit(caller, needed)
         return caller
 
     def find(self, authorization: str) -> Caller:
         """The caller, whatever it wants. Raises Unauthorized."""
         token, known = self._token(), tuple(self._people())
-        if not token and not known:
+        if not token and self._people is _nobody:  # a list of people that is empty lets nobody in
             return ANYBODY
         scheme, _, shown = authorization.partition(" ")
         digest = hashed(shown.strip())
@@ -173,12 +171,21 @@ class Callers:
             raise Unauthorized("a bearer token is needed")
         if program:
             return PROGRAM
-        if self._wall().date() > person[0].until:
+        today = self._wall().date()
+        valid = [other for other in person if today <= other.until]
+        if not valid:
             raise Unauthorized(
                 f"the token of {person[0].name} ran out on {person[0].until}", code="TOKEN_EXPIRED",
                 hint="`tdie init token` makes a new one",
             )  # fmt: skip
-        return Caller(person[0].name, person[0].role)
+        return Caller(valid[0].name, valid[0].role)
+
+
+def permit(caller: Caller, needed: Role) -> None:
+    """Return when the caller may do what needs this role; raises RoleTooLow."""
+    if caller.role < needed:
+        what = "a program of the cluster" if needed is Role.CLUSTER else _article(needed)
+        raise RoleTooLow(f"{caller.name} is {_article(caller.role)}; only {what} may do this")
 
 
 def _article(role: Role) -> str:

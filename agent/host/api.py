@@ -123,6 +123,7 @@ class Guard:
         except Denied as error:
             log.warning("refused %s %s: %s", method, path[:200], error)
             raise
+        request.state.caller = caller
         if method not in READING and caller.role is not Role.CLUSTER:
             log.info("%s (%s) calls %s %s", caller.name, caller.role, method, path[:200])
 

@@ -62,8 +62,17 @@ def test_a_role_may_do_what_those_before_it_may_and_no_more() -> None:
     assert CALLERS.admit("Bearer cluster's", Role.CLUSTER) is PROGRAM
 
 
+def test_a_token_that_was_made_longer_counts() -> None:
+    longer = Person("bob", Role.OPERATOR, BOB.digest, date(2026, 12, 1))
+    assert Callers(str, lambda: (BOB, longer), lambda: TODAY).find("Bearer bob's") == Caller("bob", Role.OPERATOR)
+
+
 def test_nobody_is_asked_where_there_is_neither_token_nor_people() -> None:
     assert (Callers().find(""), Callers().asked) == (ANYBODY, False)
+    nobody_left = Callers(str, lambda: (), lambda: TODAY)
+    assert nobody_left.asked
+    with pytest.raises(Unauthorized):
+        nobody_left.find("")
     only_people = Callers(str, lambda: (ANN,), lambda: TODAY)
     assert only_people.asked
     with pytest.raises(Unauthorized):

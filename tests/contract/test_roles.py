@@ -240,6 +240,20 @@ async def test_whoever_may_is_let_in_and_people_are_written_down(api: Api) -> No
     assert not reached
 
 
+async def test_any_code_of_the_machine_is_loaded_for_admins_only(tmp_path: Path) -> None:
+    async with _host(tmp_path) as api:
+        transport = httpx.ASGITransport(api.app)
+        async with httpx.AsyncClient(transport=transport, base_url="http://it") as client:
+            path = f"{BASE}/services/component/parts/init"
+            body = {"packageName": "parts", "assemblyPath": "/nowhere", "fullyQualifiedClassName": "a:B"}
+            codes = {}
+            for role in ("operator", "admin"):
+                answer = await client.put(path, json=body, headers={"Authorization": f"Bearer {role}"})
+                codes[role] = answer.json()["code"]
+    assert codes["operator"] == "ROLE_TOO_LOW"
+    assert codes["admin"] != "ROLE_TOO_LOW"
+
+
 async def test_health_is_open_and_tells_nothing_else(api: Api) -> None:
     async with httpx.AsyncClient(transport=httpx.ASGITransport(api.app), base_url="http://it") as client:
         for path in sorted(OPEN_PATHS):
