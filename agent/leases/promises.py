@@ -13,10 +13,12 @@ class Promises:
     def __init__(self, ledger: Ledger, clock: Clock, boot: str) -> None:
         self._ledger, self._clock, self._boot = ledger, clock, boot
         self.book: Book = BLANK
+        self._on_disk: Book = BLANK  # the last one that is known to be there
 
     def remember(self, text: str) -> None:
         """The ledger's word on an earlier life."""
-        self.book = read_book(text).in_boot(self._boot, self._clock.now())
+        self._on_disk = read_book(text)
+        self.book = self._on_disk.in_boot(self._boot, self._clock.now())
 
     async def give(self, replica: str, seconds: float) -> None:
         """From now on, and over restarts, the replica is not started here for so long."""
@@ -27,7 +29,12 @@ class Promises:
         """These nodes must agree before a replica here outlives its session; None: it cannot."""
         if self.book.kept.get(replica) != kept:
             self.book = self.book.keep(replica, kept)
+        if (
+            self._on_disk.kept.get(replica) != kept
+        ):  # also when it could not be written before: nothing may count until it is
             await self._save()
 
     async def _save(self) -> None:
-        await self._ledger.save_failsafe(self.book.encode())
+        book = self.book
+        await self._ledger.save_failsafe(book.encode())
+        self._on_disk = book

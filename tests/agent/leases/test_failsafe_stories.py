@@ -9,7 +9,9 @@ import pytest
 
 from agent import keys
 from agent.errors import Refused, Waiting
+from agent.leases.failsafe import Kept, read_book
 from agent.leases.peers import Ack, Ask
+from agent.leases.promises import Promises
 from agent.ledger import MemoryLedger
 from reconciler.simulation.consul import elected
 from tests.agent.leases.test_lease_stories import D, Fleet, T, story
@@ -165,6 +167,42 @@ def test_no_promise_is_answered_that_is_not_on_disk() -> None:
         fleet.start("b")
         await asyncio.sleep(1.0)
         with pytest.raises(Waiting, match="disk full"):
+            await fleet.agents["b"].failsafe_ack(ask("b"))
+
+    story(body)
+
+
+def test_whom_to_ask_is_written_again_when_the_disk_was_full() -> None:
+    class FullOnce(MemoryLedger):
+        full = True
+
+        async def save_failsafe(self, failsafe: str) -> None:
+            if self.full:
+                raise Waiting("disk full", code="LEDGER_WRITE")
+            await super().save_failsafe(failsafe)
+
+    async def body(fleet: Fleet) -> None:
+        ledger = FullOnce()
+        promises = Promises(ledger, fleet.clock, "boot")
+        members = Kept((1, 2), {"a": "", "b": "", "z": ""})
+        for _ in range(2):  # nothing is let through by what is only in memory
+            with pytest.raises(Waiting, match="disk full"):
+                await promises.keep("one.0", members)
+        ledger.full = False
+        await promises.keep("one.0", members)
+        assert read_book((await ledger.load()).failsafe).kept == {"one.0": members}
+
+    story(body)
+
+
+def test_who_is_getting_it_promises_nothing() -> None:
+    async def body(fleet: Fleet) -> None:
+        fleet.start("b")
+        await asyncio.sleep(1.0)
+        await fleet.order("b", "one.0", lease="failsafe")
+        await fleet.until(lambda: keys.lease("c", "one.0") in fleet.store.entries)  # locked; it runs a lock-delay later
+        assert not fleet.running("b")
+        with pytest.raises(Refused, match="runs on b, or is about to"):
             await fleet.agents["b"].failsafe_ack(ask("b"))
 
     story(body)
