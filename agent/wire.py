@@ -279,14 +279,16 @@ class ReplicaState(StrEnum):
 
 
 KEPT_BY_AGREEMENT = "FAILSAFE"
+NOT_ELIGIBLE = "NOT_ELIGIBLE"  # the last holder did not know of this node
 
 
 class LeaseStatus(Told):
     """Where a node is with the lease of one replica.
 
     `waiting`: nothing of it runs here; `code` says for what it waits, `holder` who has it, `until` when time alone ends that (boot
-    clock). `held`: it may run; with the code FAILSAFE without Consul, as long as the nodes in `holder` agree. `ending`: it must not
-    run any more, and something of it may be left. `fenced`: nothing of it is left, and the node cannot get the lease now.
+    clock); with the code NOT_ELIGIBLE `holder` are the nodes that may have it. `held`: it may run; with the code FAILSAFE without
+    Consul, as long as the nodes in `holder` agree. `ending`: it must not run any more, and something of it may be left. `fenced`:
+    nothing of it is left, and the node cannot get the lease now.
     """
 
     state: Literal["waiting", "held", "ending", "fenced"]
@@ -300,6 +302,11 @@ class LeaseStatus(Told):
         """Whether the replica may not run on this node now."""
         return self.state != "held"
 
+    @property
+    def eligible(self) -> tuple[str, ...]:
+        """The nodes that may have the lease, when this one may not; else none."""
+        return tuple(self.holder.split(", ")) if self.missing and self.code == NOT_ELIGIBLE and self.holder else ()
+
     def __str__(self) -> str:
         """For people; nothing in it changes by itself."""
         match self.state:
@@ -308,6 +315,8 @@ class LeaseStatus(Told):
                 return f"FAILSAFE, Consul is away; kept running by agreement of {nodes} nodes ({self.holder})"
             case "held":
                 return f"holds its lease ({self.token})" if self.token else "takes its lease up again"
+            case "waiting" if self.code == NOT_ELIGIBLE:
+                return f"may not have its lease, its last holder may be alive and knows only of {self.holder} (NOT_ELIGIBLE)"
             case "waiting" if self.holder:
                 return f"waits for its lease, held by {self.holder}"
             case "waiting":

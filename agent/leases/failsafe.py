@@ -11,7 +11,6 @@ from dataclasses import dataclass, replace
 from enum import Enum
 
 REFUSED = "FAILSAFE_REFUSED"  # a node that could run it has it, or is getting it
-NOT_ELIGIBLE = "NOT_ELIGIBLE"  # the last holder did not know of this node
 PROMISED = "PROMISED"  # this node promised the last holder not to start it yet
 FORGET = 600.0  # seconds after which a node that Consul does not know any more is not asked
 

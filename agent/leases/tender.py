@@ -15,7 +15,7 @@ from agent.consul.protocol import Consul, KeyValue
 from agent.errors import TdieError
 from agent.keeper.protocol import HostRow, Keeper
 from agent.leases.agreement import Agreement
-from agent.leases.failsafe import NOT_ELIGIBLE, PROMISED, may_acquire
+from agent.leases.failsafe import PROMISED, may_acquire
 from agent.leases.peers import Peers
 from agent.leases.promises import Promises
 from agent.leases.session import Session
@@ -34,7 +34,7 @@ from agent.leases.values import (
     read_record,
     wait_after,
 )
-from agent.wire import KEPT_BY_AGREEMENT, LeaseStatus
+from agent.wire import KEPT_BY_AGREEMENT, NOT_ELIGIBLE, LeaseStatus
 
 log = structlog.get_logger("leases")
 
@@ -147,8 +147,11 @@ class Tender:
 
     @property
     def busy(self) -> bool:
-        """Whether the lease is held here, or this node is getting it: then it agrees to nobody else."""
-        return self._acquiring or self._held is not None
+        """Whether something may start here, or may at any moment: then this node agrees to nobody else.
+
+        A lease that ran out is none until Consul says that it is still ours, and then a promise counts first.
+        """
+        return self._acquiring or self.token is not None
 
     def status(self) -> LeaseStatus:
         """For the report: nothing in it changes by itself while all is well."""
@@ -247,7 +250,8 @@ class Tender:
         eligible = before.eligible if before and not clean else {}
         self._acquiring = False
         if not may_acquire(eligible, world.node):
-            await self._say_and_wait(LeaseStatus(state="waiting", code=NOT_ELIGIBLE), AGAIN)
+            others = ", ".join(sorted(eligible))
+            await self._say_and_wait(LeaseStatus(state="waiting", code=NOT_ELIGIBLE, holder=others), AGAIN)
             return
         if seen < (until := world.promises.book.until(self._replica)):
             await self._say_and_wait(LeaseStatus(state="waiting", code=PROMISED, until=until), until - seen)
@@ -365,12 +369,19 @@ class Tender:
             if entry is None or not self._is_ours(entry, held):
                 await self._end(TAMPERED)
                 return
+            if now[1] != held.lapses and (promised := self._promised()):
+                await self._wait(promised)
+                return
             self._held = replace(held, renewal=now[0], lapses=now[1])
             if now[1] != held.lapses:
                 self._world.changed(self._replica)
             await self._note_members(entry, held)
             return
         await self._go_on(None)
+
+    def _promised(self) -> float:
+        """Seconds for which this node has promised another one not to start it."""
+        return max(0.0, self._world.promises.book.until(self._replica) - self._world.clock.now())
 
     async def _note_members(self, entry: KeyValue, held: Held) -> None:
         """The record names every node that could run it next; each of them is asked before this host outlives its session."""

@@ -76,9 +76,21 @@ class Leases:
             self._in_time(node, machine, row)
 
     def meddled(self, replica: str) -> None:
-        """Somebody else laid hands on the lock of a replica."""
+        """Somebody else lays hands on the lock of a replica: what its holder wrote there counts until it can see that."""
         self.truth.note("meddled", replica)
+        self._remember(replica)
         self._meddled[replica] = self.truth.clock.now()
+
+    def forgets(self) -> None:
+        """What is written on locks is about to be lost."""
+        leased = {row.replica for machine in self.truth.world.machines.values() for row in machine.rows.values()}
+        for replica in leased:
+            self._remember(replica)
+
+    def _remember(self, replica: str) -> None:
+        for node in self.truth.world.machines:
+            if members := self.truth.world.eligible(replica, node):
+                self._members[node, replica] = members
 
     def row(self, node: str, row: HostRow) -> None:
         if row.order.lease is None or row.state not in LIVE:

@@ -130,6 +130,10 @@ class Observer:
     def deletes(self, who: str, key: str) -> None:
         self._leases.deletes(who, key)
 
+    def forgets(self) -> None:
+        """Consul is about to lose its data."""
+        self._leases.forgets()
+
     def meddled(self, replica: str) -> None:
         """A fault laid hands on the lock of a replica."""
         self._leases.meddled(replica)

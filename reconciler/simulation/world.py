@@ -112,6 +112,8 @@ class Watcher(Witness, Protocol):
 
     def deletes(self, who: str, key: str) -> None: ...
 
+    def forgets(self) -> None: ...
+
     def died(self, who: str, error: BaseException) -> None: ...
 
 
@@ -137,6 +139,8 @@ class LooksAway(Nobody):
     def frees(self, node: str, keys: Collection[str]) -> None: ...
 
     def deletes(self, who: str, key: str) -> None: ...
+
+    def forgets(self) -> None: ...
 
     def died(self, who: str, error: BaseException) -> None: ...
 
@@ -454,12 +458,14 @@ class World:
         """Consul lost all its data, its indexes begin anew, and whoever waits for it hears that it went away."""
         away = self._consul_away
         self.consul_away(True)
+        self.watcher.forgets()
         troubles.wipe(self.store)
         self.consul_away(away)
         self._disturb_now()
 
     def restore_consul(self, saved: Store) -> None:
         """Consul's data are those of an earlier moment; who waits is answered with them."""
+        self.watcher.forgets()
         troubles.restore(self.store, saved)
         self._disturb_now()
         for client in self._clients():

@@ -111,6 +111,42 @@ def test_a_promise_keeps_a_peer_from_starting_it_until_the_holder_is_dead() -> N
     story(body)
 
 
+def test_a_holder_that_lost_its_lease_promises_like_any_other() -> None:
+    """It cannot know yet that another one holds it; nothing of it is left, so it is no reason for that one to end."""
+
+    async def body(fleet: Fleet) -> None:
+        await kept(fleet, "b")
+        fleet.consuls["a"].cut = True
+        fleet.alone.add("a")
+        await fleet.until(lambda: not fleet.running("a"), within=T)
+        await fleet.order("b", "one.0", lease="failsafe")
+        await fleet.until(lambda: fleet.running("b"), within=4 * T + D)
+        fleet.alone.discard("a")
+        await fleet.until(lambda: set(eligible(fleet)) == {"a", "b"}, within=20.0)
+        away(fleet)
+        await stopped(fleet, 3 * T)
+        assert fleet.lease("b").code == "FAILSAFE"
+        assert (fleet.running("a"), fleet.lease("a").state) == (False, "fenced")
+
+    story(body)
+
+
+def test_a_lease_that_is_ours_again_waits_for_what_was_promised_meanwhile() -> None:
+    async def body(fleet: Fleet) -> None:
+        await kept(fleet, "b")
+        fleet.consuls["a"].cut = True
+        fleet.alone.add("a")
+        await fleet.until(lambda: fleet.lease("a").state == "fenced", within=T)
+        await fleet.agents["a"].failsafe_ack(ask("a", holder="b"))
+        promised = fleet.clock.now() + T
+        elected(fleet.store)
+        fleet.consuls["a"].cut = False
+        await fleet.until(lambda: fleet.running("a"), within=2 * T)
+        assert fleet.clock.now() >= promised
+
+    story(body)
+
+
 def test_a_node_that_the_holder_does_not_know_may_not_take_it() -> None:
     async def body(fleet: Fleet) -> None:
         await kept(fleet, "b")
@@ -122,6 +158,10 @@ def test_a_node_that_the_holder_does_not_know_may_not_take_it() -> None:
         await asyncio.sleep(300.0)
         assert fleet.running("a")
         assert not fleet.running("z")
+        assert fleet.lease("z").eligible == ("a", "b")
+        assert str(fleet.lease("z")).startswith(
+            "may not have its lease, its last holder may be alive and knows only of a, b"
+        )
 
     story(body)
 
