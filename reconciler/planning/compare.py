@@ -35,6 +35,11 @@ RULES: tuple[Rule, ...] = (
     Rule(Verdict.KEEP, lambda p: p.wanted is None and p.entry is None, "nothing wanted, nothing there"),
     Rule(Verdict.STOP, lambda p: p.wanted is None, "nothing in Git asks for it"),
     Rule(Verdict.START, lambda p: p.entry is None, "its node was never told to run it"),
+    Rule(
+        Verdict.RENAME,
+        lambda p: bool(p.must_leave) and _changes_lease(p),
+        "its lease goes with the process, then both go",
+    ),
     Rule(Verdict.MOVE, lambda p: bool(p.must_leave), "its node does not pass the filters any more"),
     Rule(Verdict.RENAME, lambda p: _entry(p).replica != p.replica, "the same process under another name"),
     Rule(Verdict.KEEP, lambda p: _entry(p).spec_hash == _wanted(p).spec_hash, "the same process would do"),
@@ -108,6 +113,12 @@ def _wanted(pair: Pair) -> InstanceSpec:
     if pair.wanted is None:
         raise ValueError(f"{pair.replica}: the rules above have seen to it that something is wanted")
     return pair.wanted
+
+
+def _changes_lease(pair: Pair) -> bool:
+    """Whether it is under a lease and goes on under another one: two nodes that held one each would both run it."""
+    entry = _entry(pair)
+    return entry.replica != pair.replica and "none" not in (entry.policy.lease, _wanted(pair).policy.lease)
 
 
 def _entry(pair: Pair) -> ReplicaOrder:

@@ -27,7 +27,7 @@ from reconciler.planning.fleet import Sighting, forgetful
 from reconciler.planning.leftovers import leftovers, leftovers_of_replica, note_deadline
 from reconciler.planning.outlook import Homes, Stay
 from reconciler.planning.place import Seats, leave_fault, port_taken
-from reconciler.planning.stay import must_leave, why_move
+from reconciler.planning.stay import eligible, must_leave, why_move
 
 
 def stay_of(world: World, spec: InstanceSpec) -> Stay:
@@ -145,10 +145,15 @@ def _start(
         step.held(HoldReason.NO_PLACE, fault)
     elif spec.per_node is not None and world.fleet.sites[node].silent:
         _hold_silent(world, step, (node,))
-    elif spec.per_node is None and lost is None and (others := world.may_run(name)):
-        step.held(HoldReason.NODE_SILENT, f"{listed(others)} may run it already and did not answer yet", others)
-    else:
+    elif not (spec.per_node is None and lost is None and _held_by_unheard(world, step)):
         step.puts = make_order(world, spec, name, node)
+
+
+def _held_by_unheard(world: World, step: Step) -> bool:
+    others = world.may_run(step.change.replica)
+    if others:
+        step.held(HoldReason.NODE_SILENT, f"{listed(others)} may run it already and did not answer yet", others)
+    return bool(others)
 
 
 def _held_by_mass_failure(world: World, spec: InstanceSpec, step: Step, lost: Sighting | None) -> bool:
@@ -231,10 +236,13 @@ def _step(
     world: World, spec: InstanceSpec, seats: Seats, verdict: Verdict, name: str, home: Sighting, leaves: str
 ) -> Step:
     if verdict is Verdict.MOVE:
-        node = "" if world.fleet.sites[home.node].silent else seats.take(avoid=home.node)
-        step = move(world, spec, name, home, node, *why_move(world, home.node, leaves))
+        among = eligible(home)
+        node = "" if world.fleet.sites[home.node].silent else seats.take(home.node, among)
+        step = move(world, spec, name, home, node, *why_move(world, home, leaves))
         if not node and not step.drops and not world.fleet.sites[home.node].silent:
-            step.held(HoldReason.NO_PLACE, seats.why_none(avoid=home.node))
+            step.held(HoldReason.NO_PLACE, seats.why_none(home.node, among))
+        if spec.per_node is None:
+            _held_by_unheard(world, step)
         return step
     node, reason = home.node, change_of_spec(home, spec)
     if verdict is Verdict.RENAME:

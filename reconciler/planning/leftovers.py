@@ -46,7 +46,7 @@ def _second_copy(
         or crowded(spec, own[other.node])
         or (outgrown(world, spec, other) if other.entry is not None else "")
     )
-    goes = why_move(world, other.node, leaves) if leaves else None
+    goes = why_move(world, other, leaves) if leaves else None
     if goes is None and world.rebalanced(spec, home, other):
         goes = Cause.NODE_JOINED, f"{home.node} has more room"
     if goes is not None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import heapq
 from bisect import bisect_left, insort
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 
 from agent.wire import ReplicaPolicy, ReplicaSpec
@@ -115,10 +115,13 @@ class Seats:
     _spread: Counter[str] = field(default_factory=Counter)
     _filled: set[str] = field(default_factory=set)  # nodes that cannot take any more of it
 
-    def take(self, avoid: str = "") -> str:
-        """The best node for one more replica, counted as taken; empty when no node passes the filters."""
+    def take(self, avoid: str = "", among: Collection[str] = ()) -> str:
+        """The best node for one more replica, counted as taken; empty when no node passes the filters.
+
+        With `among` it must be one of these.
+        """
         self._begin()
-        chosen = self._untouched(avoid) or self._best(avoid)
+        chosen = self._untouched(avoid, among) or self._best(avoid, among)
         if chosen:
             self._took(chosen)
         return chosen
@@ -163,7 +166,7 @@ class Seats:
         self.seen[node] += 1
         self._spread[self._group(node)] += 1
 
-    def _untouched(self, avoid: str) -> str:
+    def _untouched(self, avoid: str, among: Collection[str]) -> str:
         """The best node without any replica of the instance, where nothing but rooms tells such nodes apart.
 
         That is so for most instances, and spares them to score every node. Empty when `_best` has to look.
@@ -173,20 +176,20 @@ class Seats:
             return ""
         seen, filled = self.seen, self._filled
         for _, node in self.openings.ranked(placement.where, placement.strategy, self.outlook.rooms):
-            if node in filled or node == avoid or seen.get(node):
+            if node in filled or node == avoid or seen.get(node) or (among and node not in among):
                 continue
             if not self._full(node):
                 return node
             filled.add(node)
         return ""
 
-    def _best(self, avoid: str) -> str:
+    def _best(self, avoid: str, among: Collection[str]) -> str:
         heap = self._ready()
         aside: list[tuple[Key, str]] = []
         chosen = ""
         while heap:
             key, node = heap[0]
-            if node == avoid:
+            if node == avoid or (among and node not in among):
                 aside.append(heapq.heappop(heap))
                 continue
             if self._full(node):
@@ -202,12 +205,17 @@ class Seats:
             heapq.heappush(heap, seat)
         return chosen
 
-    def why_none(self, avoid: str = "") -> str:
+    def why_none(self, avoid: str = "", among: Collection[str] = ()) -> str:
         """`3 nodes: 1 not alive, 2 fail where zone == 'a'`."""
         sites, removed = self.openings.of(self.instance.placement.where)
         tally: Counter[str] = Counter(removed)
         for site in sites:
-            tally["must leave it" if site.name == avoid else self._full(site.name) or "free"] += 1
+            if site.name == avoid:
+                tally["must leave it"] += 1
+            elif among and site.name not in among:
+                tally["may not have its lease"] += 1
+            else:
+                tally[self._full(site.name) or "free"] += 1
         nodes = counted(sum(tally.values()), "node")
         return (
             f"{nodes}: " + ", ".join(f"{count} {fault}" for fault, count in _in_filter_order(tally)) if tally else nodes
@@ -279,7 +287,18 @@ STRATEGIES: Mapping[str, Callable[[Room, Site, ReplicaSpec], Key]] = {
     "evenness": _evenness,
 }
 
-_FILTERS = ("not alive", "not in Git", "fail where", "cordoned", "locked", "must leave", "hold", "without", "use port")
+_FILTERS = (
+    "not alive",
+    "not in Git",
+    "fail where",
+    "cordoned",
+    "locked",
+    "must leave",
+    "may not",
+    "hold",
+    "without",
+    "use port",
+)
 
 
 def _in_filter_order(tally: Mapping[str, int]) -> Iterable[tuple[str, int]]:

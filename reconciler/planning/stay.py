@@ -19,7 +19,22 @@ def must_leave(world: World, spec: InstanceSpec, home: Sighting, own: Counter[st
     Load and cordons evict nothing.
     """
     site = world.fleet.sites[home.node]
-    return leave_fault(site, spec.placement.where) or crowded(spec, own[home.node]) or outgrown(world, spec, home)
+    return (
+        leave_fault(site, spec.placement.where)
+        or (barred(home) if home.instance == spec.name else "")
+        or crowded(spec, own[home.node])
+        or outgrown(world, spec, home)
+    )
+
+
+def barred(home: Sighting) -> str:
+    """That the node may not have the lease of the replica for as long as its last holder may be alive; empty if it may."""
+    return str(home.row.lease) if home.row is not None and home.row.lease is not None and eligible(home) else ""
+
+
+def eligible(home: Sighting) -> tuple[str, ...]:
+    """The only nodes on which the replica can get its lease; none when any may."""
+    return home.row.lease.eligible if home.row is not None and home.row.lease is not None else ()
 
 
 def crowded(spec: InstanceSpec, others: int) -> str:
@@ -49,10 +64,13 @@ def outgrown(world: World, spec: InstanceSpec, home: Sighting) -> str:
     return ""
 
 
-def why_move(world: World, node: str, must_leave: str) -> tuple[Cause, str]:
-    """What sends a replica away from a node."""
+def why_move(world: World, home: Sighting, must_leave: str) -> tuple[Cause, str]:
+    """What sends a replica away from its node."""
+    node = home.node
     if not world.fleet.sites[node].listed:
         return Cause.NODE_REMOVED, f"node {node} removed from Git"
     if world.fleet.sites[node].draining:
         return Cause.DRAIN, f"node {node} is drained"
+    if must_leave == barred(home):
+        return Cause.LEASE, f"{node} {must_leave}"
     return Cause.COMMIT, f"{node} {must_leave.replace('fail where', 'fails where')}"
