@@ -5,11 +5,10 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from datetime import UTC, datetime
 from typing import Any
 
 from agent import keys
-from agent.clock import Clock, Monotonic
+from agent.clock import Clock
 from agent.consul.protocol import Consul, TxnOp
 from agent.errors import Missing, Refused
 from agent.wire import PackageRef
@@ -31,6 +30,8 @@ class RecordStore:
         self._clock = clock
         self._commit: str | None = None
         self._lost = False  # Consul does not know the rollback any more
+        self._said = ("", "")  # which lost nodes are gone for good, and when a person said so …
+        self._confirmed_lost = Confirmed()  # … as we know it
         self._one_at_a_time = asyncio.Lock()  # of those who write which commit is in force
         self.rollback: Rollback | None = None  # why an earlier commit is in force; known once `in_force` was asked
 
@@ -179,11 +180,11 @@ class RecordStore:
         await self._put("uploads", dict(list(held.items())[-MOST_UPLOADS:]), session)
 
     def _confirmed(self, value: Mapping[str, Any]) -> Confirmed:
-        """With the time of day on our clock; a clock that was set back makes it now."""
-        if not value:
-            return Confirmed()
-        ago = (self._clock.wall() - datetime.strptime(value["at"], FORMAT).replace(tzinfo=UTC)).total_seconds()
-        return Confirmed(str(value["nodes"]), Monotonic(self._clock.now() - max(0.0, ago)))
+        """At the moment at which we first read it: a time of day that was set would stop its pace, or move all nodes at once."""
+        said = (str(value["nodes"]), str(value["at"])) if value else ("", "")
+        if self._said != said:
+            self._said, self._confirmed_lost = said, Confirmed(said[0], self._clock.now()) if value else Confirmed()
+        return self._confirmed_lost
 
     async def _get(self, name: str) -> Mapping[str, Any]:
         entry = await self._consul.get(keys.record(self._cluster, name))

@@ -31,7 +31,7 @@ class Clock:
 NOON = datetime(2026, 5, 1, 12, tzinfo=UTC)
 
 
-async def test_what_was_confirmed_of_lost_nodes_keeps_its_time_on_every_machine() -> None:
+async def test_what_was_confirmed_of_lost_nodes_has_its_time_from_no_clock_that_is_set() -> None:
     consul = MemoryConsul(Store(now=lambda: 0.0))
     session = await consul.session_create("controller", ttl=30.0, lock_delay=0.0)
     await consul.acquire(keys.leader("c"), b"", session)
@@ -39,9 +39,13 @@ async def test_what_was_confirmed_of_lost_nodes_keeps_its_time_on_every_machine(
     assert (await first.load()).confirmed_lost == Confirmed()
     await first.confirm_lost("digest", "ann", session)
     assert (await first.load()).confirmed_lost == Confirmed("digest", Monotonic(1000.0))
-    elsewhere = RecordStore("c", consul=consul, clock=Clock(50.0, NOON + timedelta(seconds=30)))
-    assert (await elsewhere.load()).confirmed_lost == Confirmed("digest", Monotonic(20.0))
-    behind = RecordStore("c", consul=consul, clock=Clock(50.0, NOON - timedelta(hours=1)))
-    assert (await behind.load()).confirmed_lost == Confirmed("digest", Monotonic(50.0))
+    for hours in (-1, 0, 1):
+        clock = Clock(50.0, NOON + timedelta(hours=hours))
+        elsewhere = RecordStore("c", consul=consul, clock=clock)
+        assert (await elsewhere.load()).confirmed_lost == Confirmed("digest", Monotonic(50.0))
+        clock.boot, clock.day = 90.0, NOON - timedelta(hours=hours)  # it was set meanwhile
+        assert (await elsewhere.load()).confirmed_lost == Confirmed("digest", Monotonic(50.0))
+    await first.confirm_lost("more", "ann", session)
+    assert (await elsewhere.load()).confirmed_lost == Confirmed("more", Monotonic(90.0))
     with pytest.raises(TxnRefused):
         await first.confirm_lost("other", "ann", "no session")
