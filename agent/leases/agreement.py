@@ -41,7 +41,7 @@ class Agreement:
         self._replica, self._world = replica, world
         self._token = Token()
         self._next = 0.0
-        self._silent: tuple[str, ...] = ()
+        self._missing: tuple[str, ...] | None = None  # who did not agree in the last cycle; None: nobody is being asked
         self.members: Mapping[str, str] = {}  # node → API of all that may take the lock after us; empty: unknown
         self.until = 0.0
 
@@ -89,7 +89,10 @@ class Agreement:
         """Ask all, if Consul is silent and it is time; the code of what ends the lease, if somebody says no."""
         world, figures = self._world, self._world.session.figures
         started = world.clock.now()  # before anything is sent: promises begin later than this
-        if not self.members or not world.session.silent or started < self._next:
+        if not self.members or not world.session.silent:
+            self._missing = None
+            return ""
+        if started < self._next:
             return ""
         answers = await self._ask_all()
         match verdict(self.members, world.node, answers):
@@ -127,7 +130,9 @@ class Agreement:
         except (TdieError, TimeoutError) as error:
             log.warning("the keeper was not told that all agree", replica=self._replica, error=str(error))
 
-    def _tell(self, silent: tuple[str, ...]) -> None:
-        if silent != self._silent:
-            self._silent = silent
-            log.warning("Consul is away: who agrees that it runs on", replica=self._replica, missing=silent or "nobody")
+    def _tell(self, missing: tuple[str, ...]) -> None:
+        if missing != self._missing:
+            self._missing = missing
+            log.warning(
+                "Consul is away: who agrees that it runs on", replica=self._replica, missing=missing or "nobody"
+            )
