@@ -29,9 +29,7 @@ class Promises:
         """These nodes must agree before a replica here outlives its session; None: it cannot."""
         if self.book.kept.get(replica) != kept:
             self.book = self.book.keep(replica, kept)
-        if (
-            self._on_disk.kept.get(replica) != kept
-        ):  # also when it could not be written before: nothing may count until it is
+        if self._on_disk.kept.get(replica) != kept:  # also when that failed before: nothing counts until it is there
             await self._save()
 
     async def _save(self) -> None:

@@ -90,7 +90,7 @@ class SimPeers:
         if node is None or me.apart or node.apart or node.agent is None or not node.machine.up:
             raise Waiting(f"{ask.node} cannot be reached")
         answer = node.process.spawn(self._answer(node.agent, ask, sent), "promise")
-        answer.add_done_callback(_heard)  # also when nobody does
+        answer.add_done_callback(_looked_at)
         await asyncio.wait({answer})
         if answer.cancelled() or node.apart or node.mute or me.apart:
             raise Waiting(f"{ask.node} does not answer")
@@ -100,11 +100,6 @@ class SimPeers:
         ack = await agent.failsafe_ack(ask)
         self._listener.promised(ack.node, ask, sent)
         return ack
-
-
-def _heard(answer: asyncio.Task[Ack]) -> None:
-    if not answer.cancelled():
-        answer.exception()
 
 
 class SimNodes:
