@@ -9,7 +9,7 @@ from collections.abc import Callable, Collection, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 from agent import keys
 from agent.clock import Monotonic
@@ -34,6 +34,8 @@ from reconciler.simulation.network import SENDER, Node, SimNodes, SimPeers
 from reconciler.simulation.virtual import Process, VirtualClock, VirtualLoop, later
 from reconciler.source.sourced import Sourced
 from reconciler.wakeups import Wakeups
+
+T = TypeVar("T")
 
 CLUSTER = "sim"
 RESTART = 5.0  # seconds after which a service manager starts an agent again
@@ -258,6 +260,10 @@ class World:
         """Whether a look at Git brings an error or a rejected commit."""
         return bool(self.source.sourced.trouble or self.source.sourced.problems)
 
+    def handed(self, who: str, edge: T) -> T:
+        """What an agent or a controller (its name and which of its lives) gets to reach the world; a test may stand between."""
+        return edge
+
     # ------------------------------------------------------------------------------------------- machines
 
     def add_machine(self, name: str) -> Node:
@@ -278,15 +284,15 @@ class World:
             settings,
             AgentEdges(
                 clock=self.clock,
-                consul=node.consul,
-                keeper=SimKeeper(node.machine),
-                ledger=node.ledger,
-                installer=SimInstaller(node.machine, self.missing),
+                consul=self.handed(life, node.consul),
+                keeper=self.handed(life, SimKeeper(node.machine)),
+                ledger=self.handed(life, node.ledger),
+                installer=self.handed(life, SimInstaller(node.machine, self.missing)),
                 ports=SimPorts(),
                 prober=SimProber(),
                 uniform=self.random.uniform,
                 agent=life,
-                peers=SimPeers(self.nodes, name, self.clock, self.watcher),
+                peers=self.handed(life, SimPeers(self.nodes, name, self.clock, self.watcher)),
                 boot_id=f"{name}-boot-{node.machine.boot}",
             ),
         )
@@ -533,10 +539,9 @@ class World:
             listener=self.watcher,
             lossy=lambda: self.lossy,
         )
-        edges = Edges(self.source, consul, net, self.clock, lambda digest: f"sim://packages/{digest}")
-        leadership = Leadership(
-            self.cluster, name, f"sim://{name}", consul=consul, clock=self.clock, ttl=self.leader_ttl
-        )
+        said = self.handed(life, consul)
+        edges = Edges(self.source, said, self.handed(life, net), self.clock, lambda digest: f"sim://packages/{digest}")
+        leadership = Leadership(self.cluster, name, f"sim://{name}", consul=said, clock=self.clock, ttl=self.leader_ttl)
         loop = Loop(self.cluster, edges, leadership, Board(self.cluster, self.clock), Wakeups())
         process = Process(life)
         task = process.spawn(loop.run(), f"controller {name}")
