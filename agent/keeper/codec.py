@@ -39,10 +39,15 @@ class VersionSkew(Invalid):
 
 
 class Lines:
-    """Turns received bytes into JSON objects, one a line."""
+    """Turns received bytes into JSON objects, one a line; `held` is the beginning of a line that was received before."""
 
-    def __init__(self) -> None:
-        self._held = bytearray()
+    def __init__(self, held: bytes = b"") -> None:
+        self._held = bytearray(held)
+
+    @property
+    def held(self) -> bytes:
+        """The beginning of a line whose end has not arrived."""
+        return bytes(self._held)
 
     def feed(self, data: bytes) -> list[dict[str, Any]]:
         """The objects completed by these bytes. Invalid for a line that is no JSON object or longer than 32 MiB."""

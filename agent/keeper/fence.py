@@ -6,7 +6,8 @@ cannot account for.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+import math
+from collections.abc import Callable, Iterable, Mapping
 from enum import Enum
 
 from agent.keeper import linux
@@ -72,6 +73,24 @@ class Fence:
         self._agreed = {name: until for name, until in self._agreed.items() if until > now}
         self._agreed[replica] = max(self._agreed.get(replica, 0.0), deadline)
         self.look()
+
+    @property
+    def agreed(self) -> Mapping[str, float]:
+        """Until when single hosts may live, whatever the deadline of the others."""
+        return self._agreed
+
+    def resume(self, deadline: float, agreed: Mapping[str, float]) -> None:
+        """What the image of this keeper before us knew counts on."""
+        self.deadline, self._agreed = deadline, dict(agreed)
+        self.look()
+
+    def first_kill(self) -> float:
+        """When the first living host is killed if nobody extends its lease; infinite when none is to be."""
+        hosts = [host for host in self._hosts() if host.alive and host.killed_at is None]
+        return min(
+            (self._deadline(host) - lease.slack for host in hosts if (lease := host.order.lease) is not None),
+            default=math.inf,
+        )
 
     def _deadline(self, host: Hosted) -> float:
         return max(self.deadline, self._agreed.get(host.order.replica, 0.0))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -10,8 +11,11 @@ import pytest
 
 from agent.errors import Refused
 from agent.keeper import linux
-from agent.keeper.fence import Due, due, next_look
-from agent.keeper.protocol import HostOrder, Lease
+from agent.keeper.codec import Lines
+from agent.keeper.fence import Due, Fence, due, next_look
+from agent.keeper.hosted import Hosted
+from agent.keeper.loop import Loop
+from agent.keeper.protocol import Code, HostOrder, Lease
 
 Rig = Any
 LEASE = Lease(epoch=3, index=7, grace=0.4, slack=0.2)
@@ -26,6 +30,47 @@ def test_what_is_due(left: float, what: Due, again_in: float) -> None:
     now = 1000.0
     assert due(now + left, LEASE, now) is what
     assert next_look(now + left, LEASE, now) == pytest.approx(now + again_in)
+
+
+def hosted(replica: str, pid: int | None, lease: Lease | None) -> Hosted:
+    component = Code("parts", "1.0.0", "0" * 64, "/parts", "parts:Idle")
+    return Hosted(HostOrder(replica, "a", "n", "spec-1", "python", component, lease=lease), state="Started", pid=pid)
+
+
+def test_a_fence_goes_on_with_the_deadlines_another_knew() -> None:
+    now = linux.now()
+    hosts = [hosted("a.0", 1, LEASE), hosted("b.0", 2, LEASE), hosted("c.0", None, LEASE), hosted("d.0", 4, None)]
+    ended, killed = list[str](), list[str]()
+
+    def fence() -> Fence:
+        def end(host: Hosted, _code: str, _grace: float) -> None:
+            ended.append(host.order.replica)
+
+        return Fence(Loop(), lambda: hosts, end, lambda host: killed.append(host.order.replica))
+
+    before, after = fence(), fence()
+    assert before.first_kill() < 0  # nobody said until when
+    before.extend(now + 30)
+    before.agree("b.0", now + 90)
+    assert (ended, killed) == ([], [])
+    assert before.first_kill() == now + 30 - LEASE.slack
+    after.resume(before.deadline, before.agreed)
+    assert (ended, killed) == ([], [])
+    assert after.first_kill() == now + 30 - LEASE.slack
+    hosts[0].killed_at = now  # it is being ended already
+    assert after.first_kill() == now + 90 - LEASE.slack
+    hosts[0].killed_at = hosts[1].pid = None
+    after.resume(now - 1, {})  # a deadline that passed meanwhile holds at once
+    assert (ended, killed) == (["a.0"], ["a.0"])
+    assert fence().first_kill() < 0
+    hosts.clear()
+    assert fence().first_kill() == math.inf
+
+
+def test_half_a_line_is_gone_on_with() -> None:
+    before = Lines()
+    assert before.feed(b'{"a":1}\n{"b"') == [{"a": 1}]
+    assert Lines(before.held).feed(b":2}\n") == [{"b": 2}]
 
 
 def leased(order: HostOrder, lease: Lease = LEASE) -> HostOrder:
