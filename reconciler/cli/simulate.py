@@ -59,7 +59,8 @@ def simulate(
 
 
 def _script(script: Path) -> int:
-    from reconciler.simulation.script import BadLine, run
+    from reconciler.simulation.clauses import BadLine
+    from reconciler.simulation.script import run
 
     try:
         say(run(script.read_text(encoding="utf-8")).rstrip("\n"))

@@ -2,9 +2,15 @@
 
 fleet a b c                        machines with agents, listed in Git
 join d                             one more machine with an agent, pushed
+label a zone=x · retire a          … of a node in Git; retired, it is not listed there any more
+packages log@1.0 · retain 2        what every node has and how many versions it keeps, pushed
+prune at most 50%                  sync.maxPrune, pushed
 controller one                     a controller starts
 commit web@1.0 on 3, at most 1 down      also: `web@1.0 per node 2`, `after db`, `lease strict`, `rebalance gradual`, `drop web`
-                                   … and `auto revert`, `canary 1`
+                                   … and `auto revert`, `canary 1`, `wave 1`, `package web@1.0`, `was old` (movedFrom),
+                                   `where zone == 'x'`, `spread zone`, `most 1 a node`, `publisher basic@1.0`,
+                                   `port 8080`, `protected`
+commit db@1.0; web@1.0, after db   several in one commit
 settle                             wait until nothing is left to do
 settle within 20s                  … or say what is left
 wait 20s
@@ -21,56 +27,42 @@ self-heal off · window 0 6 * * * for 3600s     sync.selfHeal and sync.windows (
 apply                              a person approves the plan as it stands
 suspend · suspend web · resume · resume web
 rollback · rollback to 1 · cancel rollback · history      the number is that of a commit
-drain a · drain a within 60s · uncordon a · lock a · unlock a
-crash controller one · kill web.0 · stop web.0 · break web@1.1 · lose web@1.1
+confirm prune · confirm lost       a person lets go what left Git, or gives nodes up that were lost together
+drain a · drain a within 60s · cordon a · uncordon a · lock a · unlock a
+crash controller one · kill web.0 · stop web.0 · break web@1.1 · mend web@1.1 · lose web@1.1 · upload web@1.1
 """
 
 from __future__ import annotations
 
 import asyncio
-import hashlib
 import re
 from collections.abc import Awaitable, Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 from agent import keys
 from agent.errors import Refused, Waiting
-from agent.wire import PackageRef, ReplicaPolicy, ReplicaSpec
+from agent.wire import PackageRef
 from reconciler import answers
 from reconciler.execution.approvals import promoted
 from reconciler.loop import Loop
 from reconciler.model.desired import (
     ClusterSpec,
-    Dependency,
     DesiredState,
     FailoverPolicy,
     InstanceSpec,
     NodeSpec,
     Share,
     SyncPolicy,
-    UpdatePolicy,
 )
 from reconciler.model.windows import SyncWindow
 from reconciler.planning import render
 from reconciler.simulation import virtual
+from reconciler.simulation.clauses import BadLine, full, instance_of, package_of
 from reconciler.simulation.hosts import Machine
 from reconciler.simulation.world import CLUSTER, World
 
 LIMIT = 600.0  # simulated seconds that `settle` waits
 NOTICE = 0.5  # … at least, so that what the line before did has been noticed
-
-_COMMIT = re.compile(r"(?P<name>[a-z0-9-]+)@(?P<version>[\w.]+)(?P<rest>.*)")
-
-
-@dataclass(frozen=True, slots=True)
-class BadLine(ValueError):
-    """A line of a script that nobody understands."""
-
-    line: int
-    text: str
-
-    def __str__(self) -> str:
-        return f"line {self.line}: what does '{self.text}' mean?"
 
 
 def commands(script: str) -> Iterator[tuple[int, str]]:
@@ -113,6 +105,10 @@ class Stage:
         self.world = world
         self._instances: dict[str, InstanceSpec] = {}
         self._commits = 0
+        self._labels: dict[str, dict[str, str]] = {}
+        self._retired: set[str] = set()
+        self._packages: tuple[PackageRef, ...] = ()
+        self._retain: int | None = None
         self._sync = SyncPolicy()
         self._seen: dict[tuple[str, str], int | None] = {}
 
@@ -128,6 +124,12 @@ class Stage:
         return (
             (r"fleet (.+)", self._fleet),
             (r"join (\S+)", self._join),
+            (r"label (\S+) (\w+)=(\S+)", self._label),
+            (r"retire (\S+)", self._retire),
+            (r"packages (.+)", self._every_node),
+            (r"retain (\d+)", self._keep),
+            (r"prune at most (\d+)%", self._prune),
+            (r"confirm (prune|lost)", self._confirm),
             (r"controller (\S+)", self._controller),
             (r"self-heal (on|off)", self._self_heal),
             (r"window (.+) for ([\d.]+)s", self._window),
@@ -138,10 +140,11 @@ class Stage:
             (r"cancel rollback", self._cancel),
             (r"history", self._history),
             (r"drain (\S+)(?: within ([\d.]+)s)?", self._drain),
+            (r"cordon (\S+)", self._cordon),
             (r"uncordon (\S+)", self._uncordon),
             (r"lock (\S+)", self._lock),
             (r"unlock (\S+)", self._unlock),
-            (r"commit drop (\S+)", self._drop),
+            (r"commit drop (.+)", self._drop),
             (r"commit (.+)", self._commit),
             (r"settle(?: within ([\d.]+)s)?", self._settle),
             (r"wait ([\d.]+)s", self._wait),
@@ -168,7 +171,9 @@ class Stage:
             (r"kill (\S+)", self._kill),
             (r"stop (\S+)", self._stop),
             (r"break (\S+)", self._break),
+            (r"mend (\S+)", self._mend),
             (r"lose (\S+)", self._lose),
+            (r"upload (\S+)", self._upload),
         )
 
     # ------------------------------------------------------------------------------------------- what people do
@@ -185,9 +190,32 @@ class Stage:
     async def _controller(self, name: str) -> None:
         self.world.start_controller(name)
 
-    async def _commit(self, text: str) -> None:
-        spec = _instance(text)
-        self._instances[spec.name] = spec
+    async def _label(self, node: str, name: str, value: str) -> None:
+        self._labels.setdefault(node, {})[name] = value
+        self._push()
+
+    async def _retire(self, node: str) -> None:
+        self._retired.add(node)
+        self._push()
+
+    async def _every_node(self, names: str) -> None:
+        self._packages = tuple(map(package_of, () if names == "none" else names.split()))
+        self._push()
+
+    async def _keep(self, versions: str) -> None:
+        self._retain = int(versions)
+        self._push()
+
+    async def _prune(self, percent: str) -> None:
+        self._sync = replace(self._sync, max_prune=Share(int(percent), percent=True))
+        self._push()
+
+    async def _commit(self, texts: str) -> None:
+        for text in texts.split(";"):
+            spec = instance_of(text.strip())
+            self._instances[spec.name] = spec
+            if spec.moved_from is not None:
+                self._instances.pop(spec.moved_from, None)
         self._push()
 
     async def _self_heal(self, word: str) -> None:
@@ -205,6 +233,15 @@ class Stage:
             ids = frozenset(change.id for change in leader.board.plan.changes)
             await leader.record.approve(ids, "ann", session, promoted=promoted(leader.board.plan, ids))
             leader.record_changed()
+
+    async def _confirm(self, what: str) -> None:
+        """A person confirms what the plan shows as held."""
+        leader, session = self._leading()
+        if leader.board.plan is not None and what == "prune":
+            await leader.record.confirm_prune(leader.board.plan.prune_digest, "ann", session)
+        elif leader.board.plan is not None:
+            await leader.record.confirm_lost(leader.board.plan.lost_digest, "ann", session)
+        leader.record_changed()
 
     async def _rollback(self, to: str | None) -> str:
         """A person goes back to a commit, or to the last good one."""
@@ -246,6 +283,10 @@ class Stage:
         seconds = None if within is None else float(within)
         await leader.node_wishes.cordon(node, session, who="ann", why="new disk", drain=True, within=seconds)
 
+    async def _cordon(self, node: str) -> None:
+        leader, session = self._leading()
+        await leader.node_wishes.cordon(node, session, who="ann", why="new disk", drain=False, within=None)
+
     async def _uncordon(self, node: str) -> None:
         leader, session = self._leading()
         await leader.node_wishes.uncordon(node, session)
@@ -264,14 +305,22 @@ class Stage:
             raise Waiting("nobody leads", code="NO_LEADER")
         return leader, leader.board.term.session
 
-    async def _drop(self, name: str) -> None:
-        del self._instances[name]
+    async def _drop(self, names: str) -> None:
+        for name in names.split():
+            del self._instances[name]
         self._push()
 
     def _push(self) -> None:
         self._commits += 1
-        nodes = {name: NodeSpec(name) for name in sorted(self.world.nodes)}
-        cluster = ClusterSpec(CLUSTER, nodes, sync=self._sync, failover=FailoverPolicy(lost_after=15.0))
+        listed = sorted(self.world.nodes.keys() - self._retired)
+        cluster = ClusterSpec(
+            CLUSTER,
+            {name: NodeSpec(name, dict(self._labels.get(name, {}))) for name in listed},
+            self._packages,
+            sync=self._sync,
+            failover=FailoverPolicy(lost_after=15.0),
+            retain_versions=self._retain,
+        )
         instances = {name: self._instances[name] for name in sorted(self._instances)}
         self.world.push(DesiredState(f"{self._commits:040x}", cluster, instances, subject=f"commit {self._commits}"))
 
@@ -347,10 +396,17 @@ class Stage:
 
     async def _break(self, package: str) -> None:
         for node in self.world.nodes.values():
-            node.machine.broken.add(_full(package))
+            node.machine.broken.add(full(package))
+
+    async def _mend(self, package: str) -> None:
+        for node in self.world.nodes.values():
+            node.machine.mend(full(package))
 
     async def _lose(self, package: str) -> None:
-        self.world.missing.add(_full(package))
+        self.world.missing.add(full(package))
+
+    async def _upload(self, package: str) -> None:
+        self.world.missing.discard(full(package))
 
     def _machine_of(self, replica: str) -> Machine:
         return next(node.machine for node in self.world.nodes.values() if replica in node.machine.rows)
@@ -407,49 +463,3 @@ class Stage:
         if leader is None or leader.board.plan is None:
             return "nobody leads"
         return render.text(leader.board.plan)
-
-
-def _full(package: str) -> str:
-    name, _, version = package.partition("@")
-    return f"{name}@{version if version.count('.') == 2 else version + '.0'}"
-
-
-def _instance(text: str) -> InstanceSpec:
-    """`web@1.0 on 3, at most 1 down, after db` → an InstanceSpec."""
-    found = _COMMIT.fullmatch(text)
-    if found is None:
-        raise BadLine(0, text)
-    name, version = found["name"], _full(found[0].split()[0].rstrip(",")).partition("@")[2]
-    digest = hashlib.sha256(f"{name}@{version}".encode()).hexdigest()
-    spec = ReplicaSpec(package=PackageRef(name=name, version=version, digest=digest))
-    instance = InstanceSpec(
-        name, spec, spec.hash(), replicas=1, update=UpdatePolicy(min_healthy_time=1.0, healthy_deadline=30.0)
-    )
-    for clause in re.split(r",\s*|\s+(?=on |per |at |after )", found["rest"].strip()):
-        instance = _with_clause(instance, clause.strip())
-    return instance
-
-
-def _with_clause(instance: InstanceSpec, clause: str) -> InstanceSpec:
-    if not clause:
-        return instance
-    if found := re.fullmatch(r"on (\d+)", clause):
-        return replace(instance, replicas=int(found[1]))
-    if clause == "rebalance gradual":
-        return replace(instance, placement=replace(instance.placement, rebalance="gradual"))
-    if found := re.fullmatch(r"per node (\d+)", clause):
-        return replace(instance, replicas=None, per_node=int(found[1]))
-    if found := re.fullmatch(r"at most (\d+) down", clause):
-        return replace(instance, update=replace(instance.update, max_parallel=Share(int(found[1]))))
-    if found := re.fullmatch(r"auto revert", clause):
-        return replace(instance, update=replace(instance.update, auto_revert=True))
-    if found := re.fullmatch(r"canary (\d+)", clause):
-        return replace(instance, update=replace(instance.update, canary=int(found[1])))
-    if found := re.fullmatch(r"lease (\w+)", clause):
-        return replace(instance, policy=ReplicaPolicy.model_validate({"lease": found[1]}))
-    if found := re.fullmatch(r"after (\S+)", clause):
-        return replace(instance, depends_on=(Dependency(found[1]),))
-    if found := re.fullmatch(r"set (\w+)=(\S+)", clause):
-        spec = instance.spec.model_copy(update={"settings": {**instance.spec.settings, found[1]: found[2]}})
-        return replace(instance, spec=spec, spec_hash=spec.hash())
-    raise BadLine(0, clause)

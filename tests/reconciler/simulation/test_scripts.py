@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 import structlog
 
-from reconciler.simulation.script import BadLine, run
+from reconciler.simulation.clauses import BadLine
+from reconciler.simulation.script import run
 
 SCRIPTS = sorted((Path(__file__).parents[2] / "scripts").glob("*.txt"))
 
