@@ -22,6 +22,11 @@ def epoch(cluster: str) -> str:
     return prefix(cluster) + "epoch"
 
 
+def rewound(cluster: str) -> str:
+    """There while Consul is known to have lost data and not every listed node has told what it runs since; JSON with `since`."""
+    return prefix(cluster) + "rewound"
+
+
 def leader(cluster: str) -> str:
     """The lock of the leading controller; its value is JSON with `name`, `api` (URL) and `since`."""
     return prefix(cluster) + "leader"

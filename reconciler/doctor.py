@@ -15,6 +15,7 @@ _ASKS = {
     "CANARY_WAITS": "tdie approve INSTANCE",
     "PRUNE_HELD": "tdie apply --confirm-prune",
     "MASS_FAILURE": "tdie apply --confirm-lost",
+    "NODE_FORGOTTEN": "tdie apply --confirm-lost",
     "SELF_HEAL_OFF": "tdie apply",
 }
 _STUCK = {

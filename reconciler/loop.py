@@ -180,6 +180,10 @@ class Loop:
         desired = sourced.desired
         if plan is None or desired is None:
             return
+        if self._record.rewound and self.fleet.all_told(desired.cluster.nodes):
+            await self.record.all_is_known(session)
+            self._record_stale = True
+            self._wakeups.wake("rollout")
         gone = self._record.stable.keys() - desired.instances.keys() if plan.healthy else frozenset()
         if plan.stable or gone:
             await self.record.put_rollouts(plan.stable, gone, session)

@@ -148,7 +148,8 @@ def apply(
     confirm_prune
         Also stop what is held because a commit removes more than sync.maxPrune, or something protected.
     confirm_lost
-        The nodes that were lost together are really gone: move what ran there, one node after the other.
+        The nodes that were lost together, or did not come back since Consul lost its data, are really gone: start what ran
+        there elsewhere, one node after the other.
     """
     with at.leader() as master:
         if file is None:

@@ -163,23 +163,28 @@ class Leadership:
     async def raise_epoch(self, term: Term, at_least: int) -> None:
         """The term goes on with an epoch above `at_least` (a node has heard of a later leadership than ours)."""
         self._seen_epoch = max(self._seen_epoch, at_least)
-        term.epoch, _ = await self._new_epoch(term.session, self._seen_epoch)
+        term.epoch, _ = await self._new_epoch(term.session, self._seen_epoch, rewound=True)
         log.warning("epoch raised", epoch=term.epoch, because=at_least)
 
-    async def _new_epoch(self, session: str, at_least: int) -> tuple[int, bool]:
-        """Set `epoch` to max(stored, heard of) + 1 in one transaction that also proves that we hold `leader`."""
+    async def _new_epoch(self, session: str, at_least: int, *, rewound: bool = False) -> tuple[int, bool]:
+        """Set `epoch` to max(stored, heard of) + 1 in one transaction that also proves that we hold `leader`.
+
+        When Consul has lost data (we know that by now, or its epoch is behind), that is written down with it: no later leader could
+        find it out.
+        """
         key = keys.epoch(self.cluster)
         for _ in range(EPOCH_TRIES):
             entry = await self._consul.get(key)
             stored = int(entry.value) if entry else 0
             epoch = max(stored, at_least) + 1
+            ops = [
+                TxnOp("check-session", keys.leader(self.cluster), session=session),
+                TxnOp("cas", key, str(epoch).encode(), index=entry.modify_index if entry else 0),
+            ]
+            if rewound or stored < at_least:
+                ops.append(TxnOp("set", keys.rewound(self.cluster), self._since()))
             try:
-                await self._consul.txn(
-                    [
-                        TxnOp("check-session", keys.leader(self.cluster), session=session),
-                        TxnOp("cas", key, str(epoch).encode(), index=entry.modify_index if entry else 0),
-                    ]
-                )
+                await self._consul.txn(ops)
             except TxnRefused as error:
                 holder = await self._consul.get(keys.leader(self.cluster))
                 if holder is None or holder.session != session:
@@ -233,8 +238,10 @@ class Leadership:
         term.ended.set()
 
     def _leader_value(self) -> bytes:
-        value = {"name": self.name, "api": self._api, "since": f"{self._clock.wall():%Y-%m-%dT%H:%M:%SZ}"}
-        return json.dumps(value).encode()
+        return self._since(name=self.name, api=self._api)
+
+    def _since(self, **value: str) -> bytes:
+        return json.dumps({**value, "since": f"{self._clock.wall():%Y-%m-%dT%H:%M:%SZ}"}).encode()
 
 
 def _leader_name(entry: KeyValue) -> str:

@@ -94,6 +94,7 @@ class RecordStore:
             approved=frozenset(approvals.get("changes", ())),
             confirmed_prune=str(confirmed.get("plan", "")),
             confirmed_lost=self._confirmed(await self._get("confirmed-lost")),
+            rewound=await self._consul.get(keys.rewound(self._cluster)) is not None,
             suspended={name: _word(name, known) for name, known in (await self._get("suspended")).items()},
             stable={name: str(known["stable"]) for name, known in rollouts.items() if known.get("stable")},
             promoted={name: str(known["promoted"]) for name, known in rollouts.items() if known.get("promoted")},
@@ -139,8 +140,13 @@ class RecordStore:
         await self._put("confirmed-prune", {"plan": plan, "who": who, "at": self._now()}, session)
 
     async def confirm_lost(self, nodes: str, who: str, session: str) -> None:
-        """The nodes with this digest are gone: what ran there may be moved."""
+        """The nodes with this digest are gone, and all that did not come back since Consul lost data: what ran there may be moved."""
         await self._put("confirmed-lost", {"nodes": nodes, "who": who, "at": self._now()}, session)
+        await self.all_is_known(session)
+
+    async def all_is_known(self, session: str) -> None:
+        """Consul had lost data; what every listed node runs is known again, or a person says that the others are gone."""
+        await self._write([TxnOp("delete", keys.rewound(self._cluster))], session)
 
     async def suspend(self, instance: str, who: str, why: str, session: str) -> None:
         """Nothing of this instance (empty: of the whole cluster) is changed until it is resumed."""

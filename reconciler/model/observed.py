@@ -127,4 +127,5 @@ class Record:
         default_factory=dict
     )  # instance → specHash that ran well on all its replicas last
     promoted: Mapping[str, str] = field(default_factory=dict)  # instance → specHash that may go past its canaries
+    rewound: bool = False  # Consul has lost data, and not every listed node has told since what it runs
     rolled_back: bool = False  # an earlier commit is in force than the tip of the branch

@@ -55,10 +55,14 @@ class _Node:
     polling: asyncio.Task[None] | None = None  # the follower's current claim and polls
 
     @property
+    def told(self) -> bool:
+        """It has told this leadership what it runs, at least once."""
+        return self.poll.says is Says.UP or self.view.assignment is not None or self.view.accepted is not None
+
+    @property
     def unheard(self) -> bool:
         """It beats in Consul, but never told anybody here what it runs."""
-        told = self.view.assignment is not None or self.view.accepted is not None
-        return not told and self.catalog.says is Says.UP and self.poll.says is not Says.UP
+        return not self.told and self.catalog.says is Says.UP
 
 
 class Fleet:
@@ -361,6 +365,10 @@ class Fleet:
         look_again = min(moments, default=None)
         self._snapshot = ((self.version, names, lost_after), observed, look_again)
         return observed, look_again
+
+    def all_told(self, listed: Iterable[str]) -> bool:
+        """Whether each of these nodes has told this leadership what it runs."""
+        return all(name in self._nodes and self._nodes[name].told for name in listed)
 
     def _finding(self, node: _Node, now: Monotonic, lost_after: float, patient: bool) -> Finding:
         return presence(node.joined or patient, node.catalog, node.poll, now, lost_after, node.own)

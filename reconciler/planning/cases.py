@@ -34,6 +34,7 @@ class World:
     # Nodes that never told this leader what they run, with the replicas Consul shows there (None: not known):
     unheard: Mapping[str, frozenset[str] | None]  # those that are silent
     lost_unheard: Mapping[str, frozenset[str] | None]  # those that are lost
+    forgotten: tuple[str, ...]  # those that Consul may have forgotten when it lost its data: each may run anything
     lost: tuple[str, ...]  # listed nodes that are lost
     record: Record
     mass_failure: MassFailure | None  # so many of them at once that nothing is simply moved

@@ -153,7 +153,10 @@ def _held_by_unheard(world: World, step: Step) -> bool:
     others = world.may_run(step.change.replica)
     if others:
         step.held(HoldReason.NODE_SILENT, f"{listed(others)} may run it already and did not answer yet", others)
-    return bool(others)
+    if world.forgotten:
+        detail = f"{listed(world.forgotten)} may run it and did not come back since Consul lost its data"
+        step.held(HoldReason.NODE_FORGOTTEN, f"{detail}: `tdie apply --confirm-lost` if gone for good", world.forgotten)
+    return bool(others or world.forgotten)
 
 
 def _held_by_mass_failure(world: World, spec: InstanceSpec, step: Step, lost: Sighting | None) -> bool:

@@ -180,3 +180,19 @@ async def test_a_controller_that_restarts_at_once_leads_again(stage: Stage) -> N
     assert terms[1].epoch == terms[0].epoch + 1
     again.cancel()
     await asyncio.gather(again, return_exceptions=True)
+
+
+@story
+async def test_a_leader_that_finds_consul_s_data_lost_leaves_word_for_later_ones(stage: Stage) -> None:
+    """Known by an epoch that is lower than one it has heard of; the first epoch of a new cluster says nothing of the kind."""
+    one = stage.candidate("one")
+    async with one.term() as term:
+        assert await stage.key(keys.rewound("c")) is None
+        await one.raise_epoch(term, 7)  # a node was claimed with it
+        assert (term.epoch, "since" in await stage.key(keys.rewound("c"))) == (8, True)
+    await stage.clients["one"].delete(keys.rewound("c"))
+    async with one.term() as term:
+        assert (term.epoch, await stage.key(keys.rewound("c"))) == (9, None)
+    await stage.clients["one"].delete(keys.epoch("c"))
+    async with one.term() as term:
+        assert (term.epoch, term.fresh_consul, "since" in await stage.key(keys.rewound("c"))) == (10, True, True)
