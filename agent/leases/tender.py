@@ -123,6 +123,9 @@ class Tender:
         self._tried: tuple[KeyValue | None, bool, float] | None = None  # what we took the lock of, when no answer came
         self._sight: tuple[int, int] | None = None  # the lock as we first saw it free …
         self._free_since = 0.0  # … and when
+        self._eligible: Mapping[
+            str, str
+        ] = {}  # who may take the lock by what was read there last, perhaps before Consul was wiped
         self._lost = ""
         self._agreement = Agreement(replica, world)
         self._agreed = False  # as it was told
@@ -204,6 +207,8 @@ class Tender:
             return
         entry = await self._read()
         seen = world.clock.now()
+        if (record := read_record(entry)) is not None:
+            self._eligible = {} if is_clean(entry) else record.eligible
         if entry is not None and entry.session and entry.session != session.id:
             self._lock = self._sight = self._tried = None
             self._acquiring = False
@@ -247,10 +252,9 @@ class Tender:
             )
             return
         before, clean = read_record(entry), is_clean(entry)
-        eligible = before.eligible if before and not clean else {}
         self._acquiring = False
-        if not may_acquire(eligible, world.node):
-            others = ", ".join(sorted(eligible))
+        if not may_acquire(self._eligible, world.node):
+            others = ", ".join(sorted(self._eligible))
             await self._say_and_wait(LeaseStatus(state="waiting", code=NOT_ELIGIBLE, holder=others), AGAIN)
             return
         if seen < (until := world.promises.book.until(self._replica)):
@@ -259,7 +263,7 @@ class Tender:
         index = (entry.lock_index if entry else 0) + 1
         token = before.token if before else Token()
         self._tried, self._acquiring = (entry, clean, ready_at), True
-        if not await self._acquire(self._record(index, token, eligible)):
+        if not await self._acquire(self._record(index, token, self._eligible)):
             self._tried, self._acquiring = None, False
             status = LeaseStatus(state="waiting", code=WAITING_LOCK_DELAY, until=ready_at)
             await self._say_and_wait(status, AGAIN * world.uniform(0.8, 1.2))

@@ -37,7 +37,9 @@ class HoldReason(StrEnum):
     """Why a wanted change is not made yet. The value is the code people see."""
 
     NODE_SILENT = "NODE_SILENT"  # the node, or one that may still run the replica, does not answer
-    NODE_FORGOTTEN = "NODE_FORGOTTEN"  # Consul lost its data, and a node that may run the replica has not come back since
+    NODE_FORGOTTEN = (
+        "NODE_FORGOTTEN"  # Consul lost its data, and a node that may run the replica has not come back since
+    )
     NODE_LOCKED = "NODE_LOCKED"  # somebody holds the node lock
     NO_PLACE = "NO_PLACE"  # no node passes the filters
     PACKAGE_FETCHING = "PACKAGE_FETCHING"  # a target node is still fetching the new package

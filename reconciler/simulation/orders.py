@@ -106,8 +106,13 @@ class Orders:
         )
         if order.policy.lease != "none":  # both are told at once: the lease says when the other one may start
             elsewhere = elsewhere or any(order.replica in told for name, told in self._sent.items() if name != node)
+        if (
+            node in truth.asked and not elsewhere
+        ):  # a person's deadline: from then on it is missed as little as a new one
+            truth.known.discard(order.replica)
+            return
         row = truth.row(node, order.replica)
-        if elsewhere or node in truth.asked or row is None or not row.healthy:
+        if elsewhere or row is None or not row.healthy:
             return
         promise = "a wanted replica keeps a home"
         if truth.world.git_in_trouble():

@@ -14,7 +14,7 @@ from agent.leases.peers import Ack, Ask
 from agent.leases.promises import Promises
 from agent.ledger import MemoryLedger
 from reconciler.simulation.consul import elected
-from tests.agent.leases.test_lease_stories import D, Fleet, T, story
+from tests.agent.leases.test_lease_stories import D, Fleet, T, story, wipe
 
 SILENCE = 600.0
 
@@ -47,8 +47,8 @@ async def kept(fleet: Fleet, *others: str) -> None:
 
 
 def eligible(fleet: Fleet) -> dict[str, str]:
-    entry = fleet.store.entries[keys.lease("c", "one.0")]
-    return dict(json.loads(entry.value).get("eligible", {}))
+    entry = fleet.store.entries.get(keys.lease("c", "one.0"))
+    return dict(json.loads(entry.value).get("eligible", {})) if entry else {}
 
 
 def test_consul_away_for_long_stops_nothing_and_the_report_says_who_agrees() -> None:
@@ -162,6 +162,24 @@ def test_a_node_that_the_holder_does_not_know_may_not_take_it() -> None:
         assert str(fleet.lease("z")).startswith(
             "may not have its lease, its last holder may be alive and knows only of a, b"
         )
+
+    story(body)
+
+
+def test_a_node_that_the_holder_does_not_know_may_not_take_it_either_from_a_consul_that_lost_its_data() -> None:
+    async def body(fleet: Fleet) -> None:
+        await kept(fleet, "b")
+        fleet.consuls["a"].cut = True
+        fleet.start("z")
+        await asyncio.sleep(1.0)
+        await fleet.order("z", "one.0", lease="failsafe")
+        await fleet.until(lambda: fleet.lease("z").code == "NOT_ELIGIBLE", within=4 * T + D)
+        wipe(fleet)
+        fleet.store.put(keys.epoch("c"), b"2")
+        await asyncio.sleep(6 * T + 2 * D)
+        assert (fleet.running("a"), fleet.running("z")) == (True, False)
+        fleet.consuls["a"].cut = False
+        await fleet.until(lambda: set(eligible(fleet)) == {"a", "b", "z"}, within=4 * T + D)
 
     story(body)
 
