@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
+from functools import lru_cache
 from typing import Any
 
 from pydantic import ValidationError
@@ -59,10 +60,13 @@ class Record:
 
 def read_record(entry: KeyValue | None) -> Record | None:
     """The record on a key, or None when there is none that makes sense."""
-    if entry is None:
-        return None
+    return None if entry is None else _decoded(entry.value)
+
+
+@lru_cache(maxsize=1024)  # the same few are read after every renewal
+def _decoded(value: bytes) -> Record | None:
     try:
-        raw: dict[str, Any] = json.loads(entry.value)
+        raw: dict[str, Any] = json.loads(value)
         token = Token(int(raw["token"]["epoch"]), int(raw["token"]["index"]))
         return Record(
             node=str(raw["node"]),

@@ -140,7 +140,7 @@ class RecordStore:
         await self._put("confirmed-prune", {"plan": plan, "who": who, "at": self._now()}, session)
 
     async def confirm_lost(self, nodes: str, who: str, session: str) -> None:
-        """The nodes with this digest are gone, and all that did not come back since Consul lost data: what ran there may be moved."""
+        """The nodes with this digest are gone, and all that did not come back since Consul lost data: what ran there may move."""
         await self._put("confirmed-lost", {"nodes": nodes, "who": who, "at": self._now()}, session)
         await self.all_is_known(session)
 

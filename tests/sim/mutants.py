@@ -26,7 +26,7 @@ from agent.keeper.protocol import HostRow
 from agent.leadership import Leadership as Obeyed
 from agent.leases import agreement, tender
 from agent.leases.agreement import Agreement
-from agent.leases.failsafe import Answer, verdict
+from agent.leases.failsafe import Answer, Book, verdict
 from agent.leases.leases import Leases
 from agent.leases.session import Session
 from agent.leases.tender import Held, Tender
@@ -928,6 +928,19 @@ def an_agreement_is_for_all(patch: Patch) -> None:
         self.extend(deadline)
 
     patch.setattr(hosts.Machine, "agree", agrees)
+
+
+@breaking("one process of a leased replica", FAILSAFE)
+def anybody_may_have_it(patch: Patch) -> None:
+    """A node takes a lock whose last holder does not know that it exists."""
+    patch.setattr(tender, "may_acquire", lambda *_: True)
+
+
+@breaking("one process of a leased replica", FAILSAFE)
+def who_is_getting_it_agrees(patch: Patch) -> None:
+    """A node promises not to start what it is getting, and starts it."""
+    patch.setattr(Tender, "busy", property(nothing))
+    patch.setattr(Book, "until", lambda *_: 0.0)
 
 
 def shows(mutant: Mutant, seed: int) -> bool:

@@ -27,6 +27,8 @@ REGRESSIONS = {
     FAILSAFE + 11: "a replica moved although a silent node may run it already",
     FAILSAFE + 15: "a node that had lost a lease refused to promise, so its holder lost it too",
     FAILSAFE + 25: "a leased replica was renamed off its node, and there was no plan any more",
+    FAILSAFE + 111: "what nodes that were cut off ran was started elsewhere when Consul was wiped",
+    FAILSAFE + 153: "what a drain had stopped at its deadline was said to be missed",
 }
 """Histories that once broke a promise, and what was wrong."""
 
