@@ -56,7 +56,7 @@ def _was_there(world: World, step: Step) -> bool:
     """Whether a replica that is to be started ran before, or may run where nobody can see it: it is missed, unlike a new one."""
     if step.change.verdict is not Verdict.START or step.in_flight:
         return False
-    unseen = step.hold is not None and step.hold.reason is HoldReason.NODE_SILENT
+    unseen = step.hold is not None and step.hold.reason in (HoldReason.NODE_SILENT, HoldReason.NODE_FORGOTTEN)
     gone = step.change.cause in (Cause.NODE_LOST, Cause.NODE_REMOVED, Cause.LEASE)
     return unseen or gone or world.may_have_run(step.change.replica)
 

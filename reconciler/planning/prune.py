@@ -31,8 +31,7 @@ def gate(world: World, cases: list[Case], record: Record, plan_digest: str) -> N
         _hold_all(open_steps, HoldReason.PRUNE_OFF, "sync.prune is false")
         return
     confirmed = record.confirmed_prune != "" and record.confirmed_prune in (plan_digest, prune_digest(cases))
-    if world.unheard and not confirmed and sync.prune != "all":
-        silent = sorted(world.unheard)
+    if (silent := sorted({*world.unheard, *world.forgotten})) and not confirmed and sync.prune != "all":
         detail = f"{listed(silent)} did not answer yet: how much would be stopped is not known"
         _hold_all(open_steps, HoldReason.NODE_SILENT, detail, tuple(silent))
         return

@@ -29,7 +29,7 @@ SHOWN = 100  # moves worked out by one plan; carried out is one at a time anyway
 # What a person, a policy or a lack of room keeps back for as long as it likes: a move does not wait for that.
 _STANDING = frozenset(
     {
-        HoldReason.NODE_SILENT, HoldReason.NODE_LOCKED, HoldReason.NO_PLACE, HoldReason.PACKAGE_FAILED,
+        HoldReason.NODE_SILENT, HoldReason.NODE_FORGOTTEN, HoldReason.NODE_LOCKED, HoldReason.NO_PLACE, HoldReason.PACKAGE_FAILED,
         HoldReason.PACKAGE_MISSING, HoldReason.ROLLOUT_HALTED, HoldReason.PRUNE_HELD, HoldReason.PRUNE_OFF,
         HoldReason.SUSPENDED, HoldReason.NOT_APPROVED, HoldReason.DRY_RUN, HoldReason.WINDOW_CLOSED,
         HoldReason.SELF_HEAL_OFF, HoldReason.WAITING_LEASE, HoldReason.CANARY_WAITS, HoldReason.MASS_FAILURE,

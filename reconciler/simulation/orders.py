@@ -47,6 +47,10 @@ class Orders:
     def forgot(self, node: str) -> None:
         """The agent there lost its ledger: it does not know any more what it accepted."""
         self.truth.note("forgot", node)
+        for replica in self._sent.get(node, ()):
+            row = self.truth.row(node, replica)
+            if row is None or not row.healthy:  # it was on its way there, which nobody knows any more
+                self.truth.known.discard(replica)
         self.truth.assigned.pop(node, None)
         self.truth.forgot[node] = 0
 
