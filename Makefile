@@ -30,8 +30,8 @@ lease-rounds: .venv/.ready  ## trouble for a strict lease with real processes an
 	$(BIN)/python -m tests.e2e.rounds --rounds 50
 	$(BIN)/python -m tests.e2e.rounds --servers 3 --rounds 50 --outage 60
 
-sim-nightly: .venv/.ready   ## 25,000 of them; interrupted, it goes on where it was
-	$(BIN)/python -m reconciler.simulation --seeds 25000 --notes .cache/sim-nightly.jsonl
+sim-nightly: .venv/.ready   ## 25,000 of them; interrupted, it goes on where it was (tests/sim/nightly.jsonl, for the code it names)
+	$(BIN)/python -m reconciler.simulation --seeds 25000 --notes tests/sim/nightly.jsonl
 
 sim-mutants: .venv/.ready   ## systems broken on purpose: which history shows it (writes tests/sim/caught.txt)
 	$(BIN)/python -m tests.sim.mutants

@@ -1,6 +1,7 @@
 """`python -m reconciler.simulation [--seeds N] [--from N]`: seeded histories, one line for each that broke a promise.
 
-With `--notes FILE` what is done is written down, and the next call with the same code goes on from there.
+With `--notes FILE` what is done is written down, and the next call with the same code goes on from there; with other code it
+begins anew.
 """
 
 from __future__ import annotations
@@ -23,7 +24,8 @@ from reconciler.simulation.history import FAILSAFE, run
 
 TARGET = 1000.0  # simulated seconds in a second of one core (FAULTS §4)
 CRITICAL = 50
-CHUNK = 25  # histories that one process plays before it says so
+CHUNK = 25  # histories that one process plays before it says so …
+NOTED = 100  # … and with notes, where each time is a line
 FOURTH = 4  # one in so many has failsafe leases
 EVERY = 60.0  # seconds between lines of progress
 _OWN = ("agent.", "reconciler.")
@@ -88,11 +90,13 @@ class Notes:
         self._code = code()
         self.played: dict[int, Played] = {}
         if path is not None and path.exists():
-            for line in path.read_text(encoding="utf-8").splitlines():
-                row = json.loads(line)
+            rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+            for row in rows:
                 if row.pop("code") == self._code:
                     row["broken"] = tuple(tuple(each) for each in row["broken"])
                     self.played[row["first"]] = Played(**row)
+            if len(self.played) < len(rows):
+                path.write_text("".join(map(self._line, self.played.values())), encoding="utf-8")
 
     def add(self, played: Played) -> None:
         """These are done."""
@@ -100,13 +104,17 @@ class Notes:
         if self._path is not None:
             self._path.parent.mkdir(parents=True, exist_ok=True)
             with self._path.open("a", encoding="utf-8") as file:
-                file.write(json.dumps({"code": self._code, **asdict(played)}) + "\n")
+                file.write(self._line(played))
+
+    def _line(self, played: Played) -> str:
+        row = asdict(played) | {"simulated": round(played.simulated), "took": round(played.took, 1)}
+        return json.dumps({"code": self._code, **row}) + "\n"
 
 
-def play_all(first: int, count: int, jobs: int, notes: Notes) -> Iterator[Played]:
+def play_all(first: int, count: int, jobs: int, notes: Notes, chunk: int) -> Iterator[Played]:
     """All histories that the notes do not have yet."""
-    starts = [start for start in range(first, first + count, CHUNK) if start not in notes.played]
-    sizes = [min(CHUNK, first + count - start) for start in starts]
+    starts = [start for start in range(first, first + count, chunk) if start not in notes.played]
+    sizes = [min(chunk, first + count - start) for start in starts]
     with ProcessPoolExecutor(jobs) as pool:
         yield from pool.map(play, starts, sizes)
 
@@ -123,7 +131,7 @@ def main() -> int:
     for row in notes.played.values():
         _tell(row)
     began = said = time.monotonic()
-    for played in play_all(asked.first, asked.seeds, asked.jobs, notes):
+    for played in play_all(asked.first, asked.seeds, asked.jobs, notes, NOTED if asked.notes else CHUNK):
         notes.add(played)
         _tell(played)
         if asked.notes is not None and time.monotonic() - said > EVERY:

@@ -69,6 +69,7 @@ def test_what_was_played_is_not_played_again(tmp_path: Path) -> None:
     file = tmp_path / "notes.jsonl"
     Notes(file).add(Played(first=25, count=25, faults=900, simulated=50000.0, took=20.0, broken=(("seed 30", "why"),)))
     assert Notes(file).played[25].broken == (("seed 30", "why"),)
+    assert len(file.read_text(encoding="utf-8").splitlines()) == 1
 
 
 def test_what_other_code_played_does_not_count(tmp_path: Path) -> None:
@@ -77,6 +78,7 @@ def test_what_other_code_played_does_not_count(tmp_path: Path) -> None:
     notes._code = "before"
     notes.add(Played(first=0, count=25, faults=900, simulated=50000.0, took=20.0))
     assert not Notes(file).played
+    assert not file.read_text(encoding="utf-8")
 
 
 def test_the_code_of_a_history_is_all_that_it_runs() -> None:
