@@ -29,10 +29,10 @@ from agent.clock import SystemClock
 from agent.consul.address import Address
 from agent.consul.client import ConsulClient
 from agent.edges import Edges, NodeSettings
-from agent.errors import Refused, Waiting
+from agent.errors import Refused, TdieError, Waiting
 from agent.host.agent_line import PACKAGES
 from agent.keeper.client import KeeperClient
-from agent.keeper.ensure import SOCKET, ensure_keeper
+from agent.keeper.ensure import SOCKET, ensure_keeper, upgrade_keeper
 from agent.keeper.linux import keeper_id
 from agent.keeper.protocol import HostRow
 from agent.leases.peers import HttpPeers
@@ -75,6 +75,18 @@ class OwnKeeper(KeeperClient):
                 )
             return rows
 
+    async def renew(self, problem: Callable[[str, str], None]) -> None:
+        """A keeper of other code than ours takes over ours, its hosts do not notice; one that cannot is a problem of the node."""
+        try:
+            done = await upgrade_keeper(self)
+        except Waiting as error:  # who reads its rows starts one when there is none
+            log.debug("the keeper was not compared with this agent", error=str(error))
+        except TdieError as error:
+            problem("KEEPER_OUTDATED", f"the keeper goes on with code that is not this agent's: {error}")
+        else:
+            if done:
+                log.info("the keeper runs the code of this agent now, all hosts kept", code="KEEPER_UPGRADED", **done)
+
 
 async def run_agent(settings: AgentSettings, *, stop_hosts: bool = False) -> None:
     """Be an agent until SIGTERM or SIGINT; hosts stay unless `stop_hosts`. Raises TdieError when it cannot start."""
@@ -87,7 +99,7 @@ async def run_agent(settings: AgentSettings, *, stop_hosts: bool = False) -> Non
         loop.add_signal_handler(number, stopping.set)
     with _only_one(settings.data), _listening(settings.bind, settings.port) as listening:
         async with _agent(settings, listening, token, callers) as (agent, server, keeper):
-            running = asyncio.create_task(_run(agent, server, listening, settings), name="agent")
+            running = asyncio.create_task(_run(agent, server, keeper, listening, settings), name="agent")
             stop = asyncio.create_task(stopping.wait(), name="stop")
             await asyncio.wait({running, stop}, return_when=asyncio.FIRST_COMPLETED)
             left = await agent.stop_hosts() if stop_hosts and not running.done() else ()
@@ -101,17 +113,21 @@ async def run_agent(settings: AgentSettings, *, stop_hosts: bool = False) -> Non
                 log.info("agent stopped; its hosts keep running", hosts=len(up), replicas=up[:20])
 
 
-async def _run(agent: Agent, server: Server, listening: socket.socket, settings: AgentSettings) -> None:
+async def _run(
+    agent: Agent, server: Server, keeper: OwnKeeper, listening: socket.socket, settings: AgentSettings
+) -> None:
     serving = asyncio.create_task(server.serve(sockets=[listening]), name="node api")
     where = settings.data / "logs"
     logs = keep_bounded(
         where, largest=settings.log_size, keep=settings.log_parts, here=agent.knows, problem=agent.problem
     )
     bounding = asyncio.create_task(logs, name="keep logs bounded")
+    renewing = asyncio.create_task(keeper.renew(agent.problem), name="renew the keeper")
     try:
         await agent.run()
     finally:
         bounding.cancel()
+        renewing.cancel()
         server.should_exit = True
         agent.book.close()
         await asyncio.wait({serving}, timeout=SHUTDOWN + 1)
@@ -129,7 +145,7 @@ async def _end(running: asyncio.Task[None], stop: asyncio.Task[bool]) -> None:
 @asynccontextmanager
 async def _agent(
     settings: AgentSettings, listening: socket.socket, token: Callable[[], str], callers: Callers
-) -> AsyncIterator[tuple[Agent, Server, KeeperClient]]:
+) -> AsyncIterator[tuple[Agent, Server, OwnKeeper]]:
     where = settings.packages
     store = PackageStore(settings.data / where.directory, manifest_name=where.manifest_name)
     records = PackageRecords(settings.data / where.store_path)

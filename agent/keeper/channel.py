@@ -8,25 +8,41 @@ from typing import Any
 
 from agent.errors import Invalid
 from agent.keeper import codec
+from agent.keeper.handover import Line
 from agent.keeper.loop import READ, WRITE, Loop
 
 CHUNK = 1 << 18
 
 
 class Channel:
-    """Lines in, lines out. `hear` gets every object, `ended` is called once when the other side is gone or talks nonsense."""
+    """Lines in, lines out. `hear` gets every object, `ended` is called once when the other side is gone or talks nonsense.
+
+    One that goes on with another image's line has what was under way there.
+    """
 
     def __init__(
-        self, loop: Loop, connection: socket.socket, hear: Callable[[dict[str, Any]], None], ended: Callable[[], None]
+        self,
+        loop: Loop,
+        connection: socket.socket,
+        hear: Callable[[dict[str, Any]], None],
+        ended: Callable[[], None],
+        line: Line | None = None,
     ) -> None:
         self._loop, self.socket = loop, connection
         self.hear, self.ended = hear, ended
         self.drained: Callable[[], None] | None = None
-        self._in, self._out = codec.Lines(), bytearray()
+        self._in = codec.Lines(line.held if line else b"")
+        self._out = bytearray(line.unsent if line else b"")
         self._waits = False
         self.closed = False
         connection.setblocking(False)
         loop.watch(connection.fileno(), READ, self._ready)
+        if line is not None:
+            loop.soon(self._ready)
+
+    def line(self) -> Line:
+        """All there is of this channel."""
+        return Line(self.socket.fileno(), self._in.held, bytes(self._out))
 
     @property
     def waiting(self) -> int:
@@ -77,6 +93,8 @@ class Channel:
         return self.socket
 
     def _ready(self) -> None:
+        if self.closed:
+            return
         self._flush()
         if not self._out and self.drained is not None and not self.closed:
             self.drained()

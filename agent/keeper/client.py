@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -59,9 +59,18 @@ class KeeperClient:
         return tuple(codec.row_from(raw) for raw in await self._ask({"do": "rows"}))
 
     async def about(self) -> dict[str, Any]:
-        """The keeper itself: `pid, zygote {pid, ready, replaced}, problems [{code, detail}], sandbox, hosts, protocol`."""
+        """The keeper itself: `pid, code, zygote {pid, ready, replaced}, problems [{code, detail}], sandbox, hosts, protocol`."""
         found: dict[str, Any] = await self._ask({"do": "about"})
         return found
+
+    async def upgrade(self, command: Sequence[str], code: str, *, timeout: float = 60.0) -> dict[str, Any]:
+        """The keeper's process runs this command from now on, its hosts unharmed: `before, after, hosts, took` (seconds).
+
+        `code` is what the command runs. Refused when it cannot be: the keeper then goes on as it was.
+        """
+        asked = {"do": "upgrade", "command": list(command), "code": code}
+        done: dict[str, Any] = await self._ask(asked, timeout=timeout)
+        return done
 
     async def problems(self) -> Mapping[str, str]:
         about = await self.about()

@@ -6,13 +6,16 @@ import asyncio
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 from agent.errors import Waiting
 from agent.keeper.client import KeeperClient
+from agent.keeper.identity import code_identity
 
 SOCKET = "keeper.sock"
 LOG = "keeper.log"
 PATIENCE = 15.0
+COMMAND = (sys.executable, "-I", "-m", "agent.keeper")
 
 
 async def ensure_keeper(data_dir: Path) -> KeeperClient:
@@ -36,6 +39,18 @@ async def ensure_keeper(data_dir: Path) -> KeeperClient:
     return client
 
 
+async def upgrade_keeper(client: KeeperClient) -> dict[str, Any]:
+    """The keeper that answers runs the code that runs us; what that changed, which is nothing when it did already.
+
+    Raises Waiting when none answers, Invalid (VERSION_SKEW) for one from before keepers could do that, Refused when it could
+    not: then it goes on as it is.
+    """
+    code = await asyncio.to_thread(code_identity)
+    if (await client.about()).get("code") == code:
+        return {}
+    return await client.upgrade(COMMAND, code)
+
+
 async def _answers(client: KeeperClient) -> bool:
     try:
         await client.about()
@@ -50,17 +65,7 @@ def _whole(folder: Path) -> Path:
 
 def _start(data: Path) -> None:
     data.mkdir(parents=True, exist_ok=True, mode=0o700)
-    command = [
-        sys.executable,
-        "-I",
-        "-m",
-        "agent.keeper",
-        "--detach",
-        "--socket",
-        str(data / SOCKET),
-        "--data",
-        str(data),
-    ]
+    command = [*COMMAND, "--detach", "--socket", str(data / SOCKET), "--data", str(data)]
     with (data / LOG).open("ab") as log:
         (data / LOG).chmod(0o600)
         subprocess.run(

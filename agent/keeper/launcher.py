@@ -14,6 +14,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from agent.keeper import linux
+from agent.keeper.handover import KeptZygote
 from agent.keeper.loop import READ, Loop
 from agent.keeper.protocol import HostOrder
 
@@ -68,7 +69,7 @@ def start_cold(order: HostOrder, request: Mapping[str, object], descriptors: Map
         nowhere = given.enter_context(open(os.devnull, "rb"))
         env = environment(order, str(request["launch"]), str(request["keeper"]))
         actions.append((os.POSIX_SPAWN_DUP2, nowhere.fileno(), 0))
-        return os.posix_spawn(order.python, command, env, file_actions=actions, setsid=True)
+        return os.posix_spawn(order.python, command, env, file_actions=actions, setsid=True, setsigmask=())
 
 
 class Launcher:
@@ -98,20 +99,43 @@ class Launcher:
         with its:
             actions = [(os.POSIX_SPAWN_DUP2, its.fileno(), 0)]
             try:
-                self.pid = os.posix_spawn(sys.executable, command, env, file_actions=actions, setsid=True)
+                self.pid = os.posix_spawn(
+                    sys.executable, command, env, file_actions=actions, setsid=True, setsigmask=()
+                )
             except OSError:
                 ours.close()
                 self._again()
                 return
         with contextlib.suppress(OSError):  # it ended at once, or its limits cannot hold: that is said of the sandbox
             self._began(self.pid)
-        ours.setblocking(False)
-        self._socket, self.ready = ours, False
         self.generation += 1
         self._started = linux.now()
-        self._loop.watch(ours.fileno(), READ, self._hear)
+        self._connect(ours)
         for launch in sorted(self.guarded):
             self._tell({"guard": launch})
+
+    def hand_over(self) -> KeptZygote:
+        """The zygote and what it was told."""
+        descriptor = None if self._socket is None else self._socket.fileno()
+        return KeptZygote(self.pid, descriptor, self.generation, tuple(sorted(self.guarded)))
+
+    def resume(self, kept: KeptZygote) -> None:
+        """The zygote of the image before us forks nothing any more: one with our code takes its place.
+
+        It is held until it is reaped: left alone it would take the keeper for gone, and end what is guarded.
+        """
+        self.pid, self.generation, self.guarded = kept.pid, kept.generation, set(kept.guarded)
+        if kept.descriptor is not None:
+            self._connect(socket.socket(fileno=kept.descriptor))
+        if self.pid is None:
+            self._loop.soon(self.start)
+        else:
+            self.replace()
+
+    def _connect(self, ours: socket.socket) -> None:
+        ours.setblocking(False)
+        self._socket, self.ready = ours, False
+        self._loop.watch(ours.fileno(), READ, self._hear)
 
     def guard(self, launch: str, guarded: bool) -> None:
         """When this keeper is gone, the zygote kills what belongs to this launch, or does not any more."""

@@ -7,6 +7,7 @@ import json
 import os
 import signal
 import socket
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -14,6 +15,7 @@ from agent.errors import Refused
 from agent.keeper import linux, resources
 from agent.keeper.cgroups import Cgroups
 from agent.keeper.channel import Channel
+from agent.keeper.handover import KeptHosts, Line
 from agent.keeper.hosted import Hosted
 from agent.keeper.launcher import Launcher, start_cold
 from agent.keeper.loop import READ, Loop
@@ -46,7 +48,9 @@ class Processes:
         self._waiting: list[Hosted] = []
         self._flying: dict[str, Hosted] = {}
         self._sweeping: set[Hosted] = set()
-        self._busy = False
+        self._unproven: set[Hosted] = set()  # ended, and something of it may be left
+        self._others: dict[int, Callable[[int], None]] = {}  # children that are neither hosts nor their orphans
+        self._busy = self._held = False
         loop.on_signal(signal.SIGCHLD, self.reap)
 
     # ------------------------------------------------------------------ start
@@ -67,7 +71,7 @@ class Processes:
 
     def release(self) -> None:
         """As many waiting hosts as fit are handed to the zygote."""
-        while self._waiting and len(self._flying) < WINDOW:
+        while not self._held and self._waiting and len(self._flying) < WINDOW:
             host = self._waiting[0]
             try:
                 handed = self._hand_over(host)
@@ -140,7 +144,7 @@ class Processes:
         assert host.channel is not None
         host.channel.write(f'{{"order":{host.order_text},"socket":{json.dumps(self._keeper_socket)}}}\n'.encode())
 
-    def connect(self, host: Hosted, connection: socket.socket) -> None:
+    def connect(self, host: Hosted, connection: socket.socket, line: Line | None = None) -> None:
         """What the host says from now on comes through this socket."""
         channel: Channel
 
@@ -153,7 +157,7 @@ class Processes:
                 host.channel = None
                 self._hung_up(host)
 
-        channel = Channel(self._loop, connection, hear, ended)
+        channel = Channel(self._loop, connection, hear, ended, line)
         host.channel = channel
 
     def _hear(self, host: Hosted, said: dict[str, Any]) -> None:
@@ -197,6 +201,51 @@ class Processes:
         if self._flying.get(launch) is host and self.zygote.generation == generation:
             self.zygote.replace()
 
+    # ------------------------------------------------------------------ from image to image
+
+    def hold(self, held: bool) -> None:
+        """Whether launches wait, whatever room there is."""
+        self._held = held
+        if not held:
+            self._loop.soon(self.release)
+
+    @property
+    def quiet(self) -> bool:
+        """Whether no launch is on its way."""
+        return not self._flying
+
+    def await_child(self, pid: int, ended: Callable[[int], None]) -> None:
+        """`ended` is called with the wait status of this child of ours, which is no host."""
+        self._others[pid] = ended
+
+    def waiting(self) -> tuple[str, ...]:
+        """Replicas that are to be launched."""
+        return tuple(host.order.replica for host in self._waiting)
+
+    def swept(self) -> tuple[str, ...]:
+        """Replicas that ended, and of which something may be left."""
+        return tuple(host.order.replica for host in self._unproven)
+
+    def resume(self, hosts: Mapping[str, Hosted], kept: KeptHosts) -> None:
+        """These processes are watched as the image before us did; children that ended meanwhile are reaped."""
+        self.zygote.resume(kept.zygote)
+        for each in kept.hosts:
+            host = each.host
+            if each.line is not None:
+                self.connect(host, socket.socket(fileno=each.line.descriptor), each.line)
+            if host.pid is None:
+                continue
+            self._of_pid[host.pid] = host
+            if not host.own and host.descriptor is not None:
+                self._loop.watch(host.descriptor, READ, lambda host=host: self._exited(host, None))  # type: ignore[misc]
+            if host.killed_at is not None:
+                self._expect_dead(host, host.killed_at)
+        self._waiting = [hosts[replica] for replica in kept.waiting]
+        for replica in kept.swept:
+            self.sweep(hosts[replica])
+        self._loop.soon(self.reap)
+        self._loop.soon(self.release)
+
     # ------------------------------------------------------------------ take over
 
     def take_over(self, host: Hosted, seen: linux.Stat) -> bool:
@@ -234,8 +283,11 @@ class Processes:
         host.killed_at = host.killed_at or linux.now()
         self.signal(host, signal.SIGKILL)
         self.cgroups.kill(host.launch)
+        self._expect_dead(host, linux.now())
+
+    def _expect_dead(self, host: Hosted, since: float) -> None:
         launch = host.launch
-        self._loop.at(linux.now() + STUCK_AFTER, lambda: self._check_dead(host, launch))
+        self._loop.at(since + STUCK_AFTER, lambda: self._check_dead(host, launch))
 
     def hang_up(self, host: Hosted) -> None:
         if host.channel is not None:
@@ -265,6 +317,8 @@ class Processes:
             _, status = os.waitpid(pid, 0)
             if host is not None:
                 self._exited(host, status)
+            elif (ended_other := self._others.pop(pid, None)) is not None:
+                ended_other(status)
             else:
                 self.zygote.reaped(pid)
 
@@ -288,6 +342,7 @@ class Processes:
     def sweep(self, host: Hosted) -> None:
         """What the host left behind is killed; `gone` is told when nothing is left."""
         self._sweeping.add(host)
+        self._unproven.add(host)
         if not self._busy:
             self._busy = True
             self._loop.soon(self._sweep)
@@ -299,6 +354,7 @@ class Processes:
         for host in hosts:
             if not (mine := left.get(host, [])):
                 host.killed_at = None
+                self._unproven.discard(host)
                 self.zygote.guard(host.launch, False)
                 self.cgroups.remove(host.launch)
                 self._owner.gone(host)
@@ -340,4 +396,4 @@ class Processes:
     def _check_dead(self, host: Hosted, launch: str) -> None:
         if host.pid is not None and host.launch == launch and host.killed_at is not None:
             self._owner.stuck(host, (host.pid,))
-            self._loop.at(linux.now() + STUCK_AFTER, lambda: self._check_dead(host, launch))
+            self._expect_dead(host, linux.now())

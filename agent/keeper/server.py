@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +12,12 @@ from agent.errors import Denied, Invalid, TdieError
 from agent.keeper import codec, linux
 from agent.keeper.address import unix_address
 from agent.keeper.channel import Channel
+from agent.keeper.handover import KeptClient, KeptServer
 from agent.keeper.hosted import Hosted
 from agent.keeper.loop import READ, Loop
 from agent.keeper.protocol import SANDBOX_DEGRADED
 from agent.keeper.supervisor import Supervisor
+from agent.keeper.upgrade import Upgrade
 
 ENOUGH = 1 << 16  # bytes under way to a listener; further rows wait as names, so a slow one costs no memory
 PROTOCOL = 1
@@ -24,18 +26,19 @@ PROTOCOL = 1
 class Server:
     """Serves one supervisor on one unix socket, to processes of the same user only."""
 
-    def __init__(self, loop: Loop, path: Path, supervisor: Supervisor) -> None:
-        self._loop, self._path, self._supervisor = loop, path, supervisor
+    def __init__(
+        self, loop: Loop, path: Path, supervisor: Supervisor, upgrade: Upgrade, kept: KeptServer | None = None
+    ) -> None:
+        """`kept` is what the image of this keeper before us handed over: nobody who is connected notices."""
+        self._loop, self._path, self._supervisor, self._upgrade = loop, path, supervisor, upgrade
         self._connections: set[Connection] = set()
-        path.unlink(missing_ok=True)
-        self._listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
-        before = os.umask(0o177)
-        try:
-            with unix_address(path) as address:
-                self._listener.bind(address)
-        finally:
-            os.umask(before)
-        self._listener.listen(128)
+        if kept is None:
+            self._listener = _listen(path)
+        else:
+            self._listener = socket.socket(fileno=kept.listener)
+            self._listener.setblocking(False)
+            for client in kept.clients:
+                self._connect(socket.socket(fileno=client.line.descriptor), client)
         loop.watch(self._listener.fileno(), READ, self._accept)
         supervisor.changed = self._changed
         supervisor.dropped = self._dropped
@@ -57,7 +60,19 @@ class Server:
         if uid not in (os.getuid(), 0):
             accepted.close()
             return
-        connection = Connection(self._loop, accepted, self._supervisor)
+        self._connect(accepted)
+
+    def hand_over(self) -> KeptServer:
+        """The socket and everybody who is connected."""
+        return KeptServer(self._listener.fileno(), tuple(each.hand_over() for each in self._connections))
+
+    def upgraded(self, answer: Mapping[str, object]) -> None:
+        """Whoever asked for an upgrade hears how it went."""
+        for connection in self._connections:
+            connection.upgraded(answer)
+
+    def _connect(self, accepted: socket.socket, kept: KeptClient | None = None) -> None:
+        connection = Connection(self._loop, accepted, self._supervisor, self._upgrade, kept)
         connection.closed = lambda: self._connections.discard(connection)
         self._connections.add(connection)
 
@@ -73,13 +88,37 @@ class Server:
 class Connection:
     """One client. Its requests are answered in order; as a listener it gets the newest row of each replica that changed."""
 
-    def __init__(self, loop: Loop, accepted: socket.socket, supervisor: Supervisor) -> None:
-        self._loop, self._supervisor = loop, supervisor
+    def __init__(
+        self,
+        loop: Loop,
+        accepted: socket.socket,
+        supervisor: Supervisor,
+        upgrade: Upgrade,
+        kept: KeptClient | None = None,
+    ) -> None:
+        self._loop, self._supervisor, self._upgrade = loop, supervisor, upgrade
         self.closed: Callable[[], object] = lambda: None
-        self.channel = Channel(loop, accepted, self._hear, self._ended)
+        self.channel = Channel(loop, accepted, self._hear, self._ended, kept.line if kept else None)
         self.channel.drained = self._tell
         self._pending: dict[str, None] | None = None  # a listener has replicas to tell of
         self._telling = False
+        self._asked: object = None  # the number of its request for an upgrade
+        if kept is not None:
+            self._asked = kept.asked
+            self._pending = None if kept.pending is None else dict.fromkeys(kept.pending)
+            loop.soon(self._tell)
+
+    def hand_over(self) -> KeptClient:
+        """All there is of this connection."""
+        return KeptClient(
+            self.channel.line(), pending=None if self._pending is None else tuple(self._pending), asked=self._asked
+        )
+
+    def upgraded(self, answer: Mapping[str, object]) -> None:
+        """When it asked for that, it is answered."""
+        if self._asked is not None:
+            self.channel.tell({"id": self._asked, **answer})
+            self._asked = None
 
     def changed(self, replica: str) -> None:
         if self._pending is not None:
@@ -108,8 +147,7 @@ class Connection:
         try:
             self._answer(number, request)
         except TdieError as error:
-            said = {"code": error.code, "detail": error.detail, "hint": error.hint, "status": error.status}
-            self.channel.tell({"id": number, "error": said})
+            self.channel.tell({"id": number, **refusal(error)})
 
     def _answer(self, number: object, request: dict[str, Any]) -> None:
         do, keeper = request.get("do"), self._supervisor
@@ -147,7 +185,12 @@ class Connection:
             case "attach":
                 self._attach(request)
                 return
+            case "upgrade":
+                self._upgrade.ask(_command(request), str(request.get("code", "")))
+                self._asked = number  # answered by the code that goes on
+                return
             case "shutdown":
+                self._upgrade.never()
                 keeper.shutdown(lambda: self._left(number))
                 return
             case _:
@@ -159,6 +202,7 @@ class Connection:
         zygote = self._supervisor.processes.zygote
         return {
             "protocol": PROTOCOL,
+            "code": self._upgrade.code,
             "pid": os.getpid(),
             "zygote": {"pid": zygote.pid, "ready": zygote.ready, "replaced": max(0, zygote.generation - 1)},
             "problems": [{"code": name.split()[0], "detail": text} for name, text in self._supervisor.problems.items()],
@@ -184,6 +228,33 @@ class Connection:
         left = [replica for replica, host in self._supervisor.hosts.items() if host.alive]
         self.channel.tell({"id": number, "result": left})
         self._loop.stop()
+
+
+def _listen(path: Path) -> socket.socket:
+    path.unlink(missing_ok=True)
+    listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
+    before = os.umask(0o177)
+    try:
+        with unix_address(path) as address:
+            listener.bind(address)
+    finally:
+        os.umask(before)
+    listener.listen(128)
+    return listener
+
+
+def refusal(error: TdieError) -> dict[str, Any]:
+    """The part of an answer that says so."""
+    return {"error": {"code": error.code, "detail": error.detail, "hint": error.hint, "status": error.status}}
+
+
+def _command(request: dict[str, Any]) -> tuple[str, ...]:
+    command = request.get("command")
+    if not (isinstance(command, list) and command and all(isinstance(word, str) and word for word in command)):
+        raise Invalid("the request names no command", code="ORDER_INVALID")
+    if not command[0].startswith("/") or any("\0" in word for word in command):
+        raise Invalid(f"{command[0]!r} is no program of this machine", code="ORDER_INVALID")
+    return tuple(command)
 
 
 def _number(request: dict[str, Any], name: str) -> float:

@@ -8,21 +8,18 @@ from pathlib import Path
 from typing import Any
 
 from agent.errors import Invalid, Missing, Refused
-from agent.keeper import codec, linux, state
+from agent.keeper import codec, linux
 from agent.keeper.adoption import adopt
 from agent.keeper.cgroups import Cgroups
 from agent.keeper.fence import EXPIRED, Fence
+from agent.keeper.handover import KeptHost, KeptHosts
 from agent.keeper.hosted import BACKOFF, FAILED, RUNNING, STARTED, STARTING, STOPPED, STOPPING, Hosted
+from agent.keeper.journal import Journal
 from agent.keeper.loop import Loop
 from agent.keeper.outcome import cause_of_end
 from agent.keeper.policy import GiveUp, after_crash, counted
 from agent.keeper.processes import Processes
 from agent.keeper.protocol import BY_HAND, HostOrder
-
-SAVE_AGAIN = 60.0
-SAVE_LATER = (
-    0.05  # seconds in which what hosts did by themselves is collected: a new keeper finds their processes anyway
-)
 
 
 def _same_process(before: HostOrder, after: HostOrder) -> bool:
@@ -40,16 +37,18 @@ class Supervisor:
     """All hosts of one data folder. `changed` and `dropped` are told of rows."""
 
     def __init__(self, loop: Loop, data: Path, keeper_socket: Path, cgroups: Cgroups) -> None:
-        self._loop, self._file = loop, data / "keeper.state"
-        self._boot = linux.boot_id()
+        self._loop = loop
         self.hosts: dict[str, Hosted] = {}
         self.problems: dict[str, str] = {}
         self.processes = Processes(loop, keeper_socket, data, cgroups, self)
         self._fence = Fence(loop, self.hosts.values, self._fenced, self._kill)
         self.changed: Callable[[Hosted], None] = lambda _host: None
         self.dropped: Callable[[str], None] = lambda _replica: None
-        self._dirty = self._settling = self._leaving = False
-        self._at_once = self._later = False
+        # only when it is on disk is it released: nothing runs whose order is not there
+        release = self.processes.release
+        self.journal = Journal(loop, data / "keeper.state", self.hosts.values, self.problems, release)
+        self._touch = self.journal.touch
+        self._leaving = False
         self._left: Callable[[], None] | None = None
 
     # ------------------------------------------------------------------ asked
@@ -287,8 +286,8 @@ class Supervisor:
             self._relaunch(host)
         else:
             host.retry_at = next_step.at
-            host.timer = self._loop.at(next_step.at, lambda: self._restart(host))
             self._settle(host, BACKOFF)
+            self._set_timer(host, next_step.at)
 
     def _restart(self, host: Hosted) -> None:
         host.timer = None
@@ -328,7 +327,12 @@ class Supervisor:
 
     def _arm(self, host: Hosted, grace: float) -> None:
         self._quiet(host)
-        host.timer = self._loop.at(linux.now() + grace, lambda: self._too_late(host))
+        self._set_timer(host, linux.now() + grace)
+
+    def _set_timer(self, host: Hosted, when: float) -> None:
+        """What waits for its restart is started then; anything else should have ended by then."""
+        call = self._restart if host.state == BACKOFF else self._too_late
+        host.timer = self._loop.at(when, lambda: call(host))
 
     def _too_late(self, host: Hosted) -> None:
         host.timer = None
@@ -356,7 +360,7 @@ class Supervisor:
             left, self._left = self._left, None
             self._loop.soon(left)
 
-    # ------------------------------------------------------------------ memory
+    # ------------------------------------------------------------------ told
 
     def _note(self, host: Hosted) -> None:
         """Listeners and the state file follow the host."""
@@ -370,47 +374,44 @@ class Supervisor:
             self.changed(host)
         self._touch()
 
-    def _touch(self, *, at_once: bool = False) -> None:
-        """The state file follows: by the end of this turn what was asked or is to be launched, the rest a little later."""
-        self._dirty = True
-        self._at_once = self._at_once or at_once
-        if not self._settling:
-            self._settling = True
-            self._loop.soon(self._finish_turn)
+    def hand_over(self) -> KeptHosts:
+        """All that the next image of this keeper has to know of hosts."""
+        return KeptHosts(
+            hosts=tuple(
+                KeptHost(
+                    host,
+                    line=None if host.channel is None else host.channel.line(),
+                    due=None if host.timer is None else host.timer.when,
+                )
+                for host in self.hosts.values()
+            ),
+            waiting=self.processes.waiting(),
+            swept=self.processes.swept(),
+            zygote=self.processes.zygote.hand_over(),
+            deadline=self._fence.deadline,
+            agreed=self._fence.agreed,
+            problems=self.problems,
+        )
 
-    def _finish_turn(self) -> None:
-        self._settling = False
-        if self._at_once:
-            self.save()
-        elif not self._later:
-            self._later = True
-            self._loop.at(linux.now() + SAVE_LATER, self._save_later)
-        self.processes.release()  # only now: nothing runs whose order is not on disk
+    def resume(self, kept: KeptHosts) -> None:
+        """What the image of this keeper before us handed over goes on as if nothing had been."""
+        self.problems.update(kept.problems)
+        self.hosts.update({each.host.order.replica: each.host for each in kept.hosts})
+        self.processes.resume(self.hosts, kept)
+        for each in kept.hosts:
+            if each.due is not None:
+                self._set_timer(each.host, each.due)
+        self._fence.resume(kept.deadline, kept.agreed)
+        self._touch()
 
-    def _save_later(self) -> None:
-        self._later = False
-        self.save()
-
-    def save(self) -> None:
-        """The state file holds all hosts; when it cannot be written, a problem says so and it is tried again."""
-        self._at_once = False
-        if not self._dirty:
-            return
-        try:
-            state.save(self._file, self._boot, self.hosts.values())
-        except OSError as error:
-            self.problems["STATE_NOT_SAVED"] = f"{self._file}: {error.strerror}"
-            self._loop.at(linux.now() + SAVE_AGAIN, self.save)
-            return
-        self._dirty = False
-        self.problems.pop("STATE_NOT_SAVED", None)
+    def first_kill(self) -> float:
+        """When the first leased host is killed if nobody extends its lease; infinite when none is to be."""
+        return self._fence.first_kill()
 
     def recover(self) -> None:
         """Hosts of an earlier keeper are watched again; what ended meanwhile restarts by policy."""
-        recorded = state.load(self._file, self._file.with_suffix(f".bad-{int(linux.now())}"))
-        if recorded.problem:
-            self.problems["STATE_REBUILT"] = recorded.problem
-        same_boot = recorded.boot_id == self._boot
+        recorded = self.journal.load()
+        same_boot = recorded.boot_id == self.journal.boot
         pids = [host.pid for host in recorded.hosts if host.pid is not None] if same_boot else []
         stats = {pid: seen for pid in pids if (seen := linux.stat(pid)) is not None and not seen.dead}
         found = adopt(recorded.hosts, stats, linux.marked(self.processes.keeper))
@@ -447,7 +448,7 @@ class Supervisor:
             self._settle(host, STOPPED)
         elif was == BACKOFF:
             host.retry_at = host.retry_at if same_boot else linux.now()
-            host.timer = self._loop.at(host.retry_at or 0.0, lambda: self._restart(host))
+            self._set_timer(host, host.retry_at or 0.0)
         elif was in RUNNING:
             host.ending, host.cause = was == STOPPING or leased, "" if same_boot else "the machine was restarted"
             self.processes.sweep(host)

@@ -15,12 +15,16 @@ from agent.zygote import holes, hot, image
 from agent.zygote.child import become_host
 from agent.zygote.guard import Guard
 
+REHEARSE = "--rehearse"  # only see whether everything can be imported
 LARGEST = 1 << 16
 MOST_FDS = 8
 
 
 def main() -> None:
     """Fork a host for every request until the keeper is gone; what was under a lease goes with it."""
+    if REHEARSE in sys.argv:
+        image.warm()
+        return
     control = socket.socket(fileno=os.dup(0))
     _point_stdin_nowhere()
     signal.signal(signal.SIGINT, signal.SIG_IGN)

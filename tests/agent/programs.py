@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -33,9 +33,9 @@ class Program:
     def api(self) -> str:
         return f"http://127.0.0.1:{self.port}"
 
-    def start(self, *flags: str) -> subprocess.Popen[bytes]:
+    def start(self, *flags: str, python: Sequence[str] = (sys.executable,)) -> subprocess.Popen[bytes]:
         command = [
-            sys.executable,
+            *python,
             "-m",
             "agent",
             "--data",

@@ -6,6 +6,7 @@ import asyncio
 import json
 import os
 import signal
+import sys
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
@@ -15,6 +16,7 @@ import pytest
 from agent.__main__ import main
 from agent.client import NodeClient
 from agent.errors import TdieError
+from agent.keeper.client import KeeperClient
 from agent.packages.digest import content_digest as package_digest
 from agent.packages.pack import pack
 from agent.wire import (
@@ -27,6 +29,7 @@ from agent.wire import (
     Report,
     content_digest,
 )
+from tests.agent.keeper.releases import release
 from tests.agent.programs import Program, alive, ended, report_when
 from tests.disk_trouble import Filler, small_disk
 
@@ -142,6 +145,58 @@ async def test_killed_agents_find_their_hosts_as_they_were(program: Program, cli
     third.send_signal(signal.SIGTERM)
     assert third.wait(30) == 0
     assert not any(alive(row.pid) for row in healed.replicas)
+
+
+async def test_an_agent_of_another_release_brings_its_keeper_along(
+    program: Program, client: NodeClient, source: str, tmp_path: Path
+) -> None:
+    log = program.data.parent / "agent.log"
+    agent = program.start()
+    await report_when(client, program.api, lambda report: True)
+    await client.claim(program.api, Claim(epoch=1))
+    await client.assign(program.api, assignment(program, source, 4))
+    before = processes(await report_when(client, program.api, all_well(4)))
+    pid, code = await keeper_of(program)
+    assert "KEEPER_UPGRADED" not in log.read_text()
+
+    next_release = (release(tmp_path / "next"), "-I")
+    for count, python in enumerate((next_release, next_release, (sys.executable,)), 1):  # up, the same, down again
+        agent.send_signal(signal.SIGTERM)
+        assert agent.wait(20) == 0
+        agent = program.start(python=python)
+        here = code if count == 3 else await identity(python)
+        async with asyncio.timeout(40):
+            while await keeper_of(program) != (pid, here):
+                await asyncio.sleep(0.02)
+        assert processes(await report_when(client, program.api, all_well(4))) == before
+    said = [json.loads(line) for line in log.read_text().splitlines() if "KEEPER_UPGRADED" in line]
+    assert [(one["before"], one["after"], one["hosts"]) for one in said] == [
+        (code, await identity(next_release), 4), (await identity(next_release), code, 4),
+    ]  # fmt: skip
+    assert "KEEPER_GONE" not in log.read_text()
+
+    broken = release(tmp_path / "broken", keeper__supervisor=("class Supervisor:", "class Supervisor"))
+    agent.send_signal(signal.SIGTERM)
+    assert agent.wait(20) == 0
+    program.start(python=(broken, "-I"))
+    report = await report_when(
+        client, program.api, lambda report: any(each.code == "KEEPER_OUTDATED" for each in report.problems)
+    )
+    assert processes(report) == before
+    assert await keeper_of(program) == (pid, code)
+
+
+async def keeper_of(program: Program) -> tuple[int, str]:
+    """Its pid and its code."""
+    async with KeeperClient(program.data / "keeper.sock") as keeper:
+        about = await keeper.about()
+    return about["pid"], about["code"]
+
+
+async def identity(python: tuple[str, ...]) -> str:
+    words = (*python, "-c", "from agent.keeper.identity import code_identity; print(code_identity())")
+    asked = await asyncio.create_subprocess_exec(*words, stdout=asyncio.subprocess.PIPE)
+    return (await asked.communicate())[0].decode().strip()
 
 
 def test_wrong_options_and_settings_are_one_line_and_never_a_traceback(

@@ -78,8 +78,8 @@ class Rig:
         self.content.mkdir()
         (self.content / "tdie_test_parts.py").write_text(MODULE)
 
-    async def up(self) -> None:
-        command = [sys.executable, "-I", "-m", "agent.keeper", "--socket", str(self.socket), "--data", str(self.data)]
+    async def up(self, python: str = sys.executable) -> None:
+        command = [python, "-I", "-m", "agent.keeper", "--socket", str(self.socket), "--data", str(self.data)]
         self.data.mkdir(exist_ok=True)
         with (self.data / "keeper.log").open("ab") as log:
             self.process = subprocess.Popen(command, stdout=log, stderr=log, start_new_session=True)  # noqa: ASYNC220
