@@ -70,6 +70,7 @@ class NodeView:
     presence: Presence
     since: Monotonic = Monotonic(0.0)  # of the presence
     detail: str = ""  # why it is not alive, for people
+    vanishing: bool = False  # both witnesses miss it: it is lost if that lasts
     assignment: Assignment | None = None
     accepted: Accepted | None = None  # echoed by the agent after it was written to disk
     next_generation: int = 1

@@ -376,11 +376,12 @@ class Fleet:
     def _viewed(self, node: _Node, found: Finding, name: str) -> NodeView:
         """The node's view with its presence; the same object when nothing about it changed."""
         view, locked, wish = node.view, self._locks.get(name, ""), self._wishes.get(name)
-        before = (view.presence, view.since, view.detail, view.locked_by, view.wish)
-        if before != (found.presence, found.since, found.detail, locked, wish):
+        before = (view.presence, view.since, view.detail, view.vanishing, view.locked_by, view.wish)
+        if before != (found.presence, found.since, found.detail, found.vanishing, locked, wish):
             node.view = replace(
-                view, presence=found.presence, since=found.since, detail=found.detail, locked_by=locked, wish=wish
-            )
+                view, presence=found.presence, since=found.since, detail=found.detail, vanishing=found.vanishing,
+                locked_by=locked, wish=wish,
+            )  # fmt: skip
         return node.view
 
     def _node(self, name: str, now: Monotonic) -> _Node:

@@ -38,6 +38,7 @@ class Finding:
     since: Monotonic
     detail: str = ""
     look_again_at: Monotonic | None = None
+    vanishing: bool = False  # both witnesses miss it, but not for long enough yet to call it lost
 
 
 def presence(
@@ -62,7 +63,7 @@ def presence(
         lost_at = Monotonic(agreed + lost_after)
         if now >= lost_at:
             return Finding(Presence.LOST, agreed, f"{catalog.detail}; {poll.detail}")
-        return Finding(Presence.UNREACHABLE, agreed, f"{catalog.detail}; {poll.detail}", lost_at)
+        return Finding(Presence.UNREACHABLE, agreed, f"{catalog.detail}; {poll.detail}", lost_at, vanishing=True)
     if poll.says is Says.UP:
         return Finding(Presence.UNREACHABLE, catalog.since, f"answers, but {catalog.detail}")
     if poll.says is Says.DOWN:

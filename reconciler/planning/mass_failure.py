@@ -44,7 +44,8 @@ def mass_failure(
 ) -> MassFailure | None:
     """The nodes that were lost within a minute of each other, if they are too many; `lost` says since when.
 
-    Losses that are further apart are ones that the cluster has had time to answer.
+    Those count already that are about to be: the first are not moved before it is known how many follow. Losses that are further
+    apart are ones that the cluster has had time to answer.
     """
     most = max(failover.mass_at_least, failover.mass_fraction * listed_nodes)
     together: set[str] = set()

@@ -118,7 +118,7 @@ def _world(desired: DesiredState, observed: ObservedState, record: Record, now: 
         lost=lost,
         record=record,
         mass_failure=mass_failure(
-            {name: observed.nodes[name].since for name in lost},
+            {site.name: view.since for site, view in listed if site.presence is Presence.LOST or view.vanishing},
             cluster.failover,
             len(cluster.nodes),
             record.confirmed_lost,

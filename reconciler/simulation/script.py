@@ -24,7 +24,7 @@ consul stops · consul runs         its servers, so that no session ends meanwhi
 leases                             what each agent says of the leases of its replicas
 consul away · consul back · wipe consul · revoke a · tamper web.0     what happens to Consul, its sessions and its locks
 self-heal off · window 0 6 * * * for 3600s     sync.selfHeal and sync.windows (UTC), pushed
-apply · apply --confirm-lost       a person approves the plan as it stands; … and that nodes which are missing are gone
+apply                              a person approves the plan as it stands
 suspend · suspend web · resume · resume web
 rollback · rollback to 1 · cancel rollback · history      the number is that of a commit
 confirm prune · confirm lost       a person lets go what left Git, or gives nodes up that were lost together
@@ -133,7 +133,7 @@ class Stage:
             (r"controller (\S+)", self._controller),
             (r"self-heal (on|off)", self._self_heal),
             (r"window (.+) for ([\d.]+)s", self._window),
-            (r"apply( --confirm-lost)?", self._apply),
+            (r"apply", self._apply),
             (r"rollback(?: to (\d+))?", self._rollback),
             (r"suspend ?(\S*)", self._suspend),
             (r"resume ?(\S*)", self._resume),
@@ -226,11 +226,9 @@ class Stage:
         self._sync = replace(self._sync, windows=(SyncWindow(schedule, float(seconds)),))
         self._push()
 
-    async def _apply(self, lost: str | None) -> None:
-        """A person approves the plan as it stands; also that nodes which are missing are gone."""
+    async def _apply(self) -> None:
+        """A person approves the plan as it stands."""
         leader, session = self._leading()
-        if lost and leader.board.plan is not None:
-            await leader.record.confirm_lost(leader.board.plan.lost_digest, "ann", session)
         if leader.board.plan is not None:
             ids = frozenset(change.id for change in leader.board.plan.changes)
             await leader.record.approve(ids, "ann", session, promoted=promoted(leader.board.plan, ids))

@@ -1,6 +1,7 @@
 """Systems that are broken on purpose, at least two for each promise, and the search for a history that shows it.
 
-`python -m tests.sim.mutants [--seeds N]` looks for the first seed that catches each one and writes `caught.txt`.
+`python -m tests.sim.mutants [--seeds N]` looks whether the seed in `caught.txt` still catches each one, else for the first that
+does, and writes them down.
 """
 
 from __future__ import annotations
@@ -954,9 +955,12 @@ def shows(mutant: Mutant, seed: int) -> bool:
     return mutant.promise in {violation.promise for violation in outcome.violations}
 
 
-def first_seed(name: str, seeds: int) -> int | None:
-    """The first seed that catches a mutant."""
+def catching_seed(name: str, seeds: int) -> int | None:
+    """The seed that caught a mutant before, if it still does, else the first one that does."""
     mutant = next(each for each in MUTANTS if each.name == name)
+    before = known().get(name)
+    if before is not None and shows(mutant, before):
+        return before
     return next((seed for seed in range(mutant.first, mutant.first + seeds) if shows(mutant, seed)), None)
 
 
@@ -988,7 +992,7 @@ def main() -> int:
     names = asked.names or [mutant.name for mutant in MUTANTS]
     found: dict[str, int | None] = dict(known()) if CAUGHT.exists() else {}
     with ProcessPoolExecutor(asked.jobs, initializer=_quiet) as pool:
-        for name, seed in zip(names, pool.map(first_seed, names, [asked.seeds] * len(names)), strict=True):
+        for name, seed in zip(names, pool.map(catching_seed, names, [asked.seeds] * len(names)), strict=True):
             found[name] = seed
             sys.stdout.write(f"{name}: {'not caught' if seed is None else f'seed {seed}'}\n")
             sys.stdout.flush()

@@ -39,6 +39,15 @@ def test_every_pair_of_words(joined: bool, catalog: Says, poll: Says, now: float
     assert found.presence is expected
 
 
+def test_what_both_miss_is_vanishing_until_it_is_lost() -> None:
+    def vanishing(catalog: Says, poll: Says, now: float) -> bool:
+        return presence(True, witness(catalog), witness(poll), Monotonic(now), LOST_AFTER).vanishing
+
+    assert vanishing(DOWN, DOWN, 14.9)
+    assert not vanishing(DOWN, DOWN, 15)
+    assert not any(vanishing(*words, 1) for words in ((UP, DOWN), (DOWN, UP), (UNKNOWN, DOWN), (DOWN, UNKNOWN)))
+
+
 @pytest.mark.parametrize(
     ("catalog", "own", "now", "expected", "again"),
     [

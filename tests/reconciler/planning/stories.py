@@ -257,10 +257,17 @@ class Story:
 
     def _be(self, rest: str, presence: Presence) -> None:
         for name in rest.split():
-            self._view(replace(self.observed.nodes[name], presence=presence, since=Monotonic(self.now)))
+            view = self.observed.nodes[name]
+            self._view(replace(view, presence=presence, since=Monotonic(self.now), vanishing=False))
 
     def do_lose(self, rest: str) -> None:
         self._be(rest, Presence.LOST)
+
+    def do_vanish(self, rest: str) -> None:
+        """Both witnesses miss these nodes, but not for lostAfter yet."""
+        self._be(rest, Presence.UNREACHABLE)
+        for name in rest.split():
+            self._view(replace(self.observed.nodes[name], vanishing=True))
 
     def do_silence(self, rest: str) -> None:
         self._be(rest, Presence.UNREACHABLE)
