@@ -105,11 +105,6 @@ def test_many_machines_lost_at_once_move_only_when_a_person_says_so_and_one_at_a
         done = made.asked("apply", "--yes", "--confirm-lost")
         assert done.returncode == 0, done.stderr
         first = made.see(lambda s: living(s).keys() & of_two, "what the first one ran is started")
-        print(
-            time.monotonic() - confirmed,
-            {n: (before[n]["node"], living(first)[n]) for n in living(first).keys() & of_two},
-            made.asked("events").stdout,
-        )
         assert {before[name]["node"] for name in living(first).keys() & of_two} == {min(victims)}
         made.see(lambda s: of_two <= living(s).keys(), "what the other one ran follows")
         assert time.monotonic() - confirmed >= PACE
