@@ -17,6 +17,7 @@ from agent.keeper.cgroups import of_this_machine
 from agent.keeper.handover import Handover, read
 from agent.keeper.identity import code_identity
 from agent.keeper.loop import Loop
+from agent.keeper.recovery import recover
 from agent.keeper.server import Server, refusal
 from agent.keeper.supervisor import Supervisor
 from agent.keeper.upgrade import REHEARSE, RESUME, Upgrade, arrived
@@ -68,7 +69,7 @@ def keep(path: Path, data: Path, lock: int, kept: Handover | Invalid | None = No
         loop.soon(lambda: _tell(kept, upgrade.code, server))
     else:
         supervisor.processes.zygote.start()
-        supervisor.recover()
+        recover(supervisor)
         server = Server(loop, path, supervisor, upgrade)
         if kept is not None:
             supervisor.problems["STATE_REBUILT"] = kept.detail

@@ -18,6 +18,7 @@ from agent.keeper.channel import Channel
 from agent.keeper.handover import KeptHosts, Line
 from agent.keeper.hosted import Hosted
 from agent.keeper.launcher import Launcher, start_cold
+from agent.keeper.leftovers import leftovers
 from agent.keeper.loop import READ, Loop
 
 WINDOW = 32  # launches on their way at a time: bounds descriptors in flight
@@ -350,7 +351,7 @@ class Processes:
     def _sweep(self) -> None:
         self._busy = False
         hosts, self._sweeping = self._sweeping, set()
-        left = self._leftovers(hosts)
+        left = leftovers(hosts, self._of_pid, self.zygote.pid, self.cgroups, self.keeper)
         for host in hosts:
             if not (mine := left.get(host, [])):
                 host.killed_at = None
@@ -367,31 +368,6 @@ class Processes:
             if waited > STUCK_AFTER:
                 self._owner.stuck(host, tuple(process.pid for process in mine))
             self._loop.at(linux.now() + min(1.0, 0.005 + waited / 4), lambda host=host: self.sweep(host))  # type: ignore[misc]
-
-    def _in_group(self, host: Hosted) -> list[linux.Stat]:
-        """What is in the host's group still, its known process apart."""
-        if not self.cgroups.populated(host.launch):
-            return []
-        stats = (linux.stat(pid) for pid in self.cgroups.processes(host.launch) if pid not in self._of_pid)
-        return [seen for seen in stats if seen is not None]
-
-    def _leftovers(self, hosts: set[Hosted]) -> dict[Hosted, list[linux.Stat]]:
-        grouped = {host: inside for host in hosts if (inside := self._in_group(host))}
-        children = linux.children()
-        known = set(self._of_pid) | {self.zygote.pid}
-        if children is not None and children <= known and all(host.own for host in hosts):
-            return grouped  # whatever our own child left behind would be our child now, or is in its group
-        found: dict[Hosted, list[linux.Stat]] = {}
-        marked = linux.marked(self.keeper)
-        members = linux.sessions(host.ended[0] for host in hosts if host.ended)
-        for host in hosts:
-            mine = {p.stat.pid: p.stat for p in marked if host.launch and p.env.get(linux.MARKER_HOST) == host.launch}
-            if host.ended is not None:
-                ticks = host.ended[1] * os.sysconf("SC_CLK_TCK")  # a later session of that number is another's
-                mine |= {s.pid: s for s in members if s.session == host.ended[0] and s.start_time <= ticks}
-            mine |= {seen.pid: seen for seen in grouped.get(host, ())}
-            found[host] = [seen for pid, seen in mine.items() if pid not in self._of_pid]
-        return found
 
     def _check_dead(self, host: Hosted, launch: str) -> None:
         if host.pid is not None and host.launch == launch and host.killed_at is not None:

@@ -16,6 +16,7 @@ from agent.keeper.handover import KeptClient, KeptServer
 from agent.keeper.hosted import Hosted
 from agent.keeper.loop import READ, Loop
 from agent.keeper.protocol import SANDBOX_DEGRADED
+from agent.keeper.recovery import attach
 from agent.keeper.supervisor import Supervisor
 from agent.keeper.upgrade import Upgrade
 
@@ -217,7 +218,7 @@ class Connection:
         pid, uid = linux.peer(self.channel.socket)
         if uid != os.getuid():
             raise Denied("hosts run as the keeper's own user")
-        host = self._supervisor.attach(pid, request)
+        host = attach(self._supervisor, pid, request)
         connection = self.channel.release()
         self._ended()
         self._supervisor.processes.hang_up(host)

@@ -89,7 +89,7 @@ class Upgrade:
     # ------------------------------------------------------------------ the change
 
     def _look(self) -> None:
-        room = self._supervisor.first_kill() >= linux.now() + ROOM
+        room = self._supervisor.deadlines.first_kill() >= linux.now() + ROOM
         self._supervisor.processes.hold(room)  # nothing waits for a lease that may not come
         if not (room and self._supervisor.processes.quiet):
             self._at(linux.now() + LOOK_AGAIN, self._look)
@@ -112,7 +112,9 @@ class Upgrade:
             for descriptor in inherited:
                 os.set_inheritable(descriptor, True)
             signal.signal(signal.SIGALRM, signal.SIG_DFL)
-            signal.setitimer(signal.ITIMER_REAL, max(0.001, min(LONGEST, self._supervisor.first_kill() - linux.now())))
+            signal.setitimer(
+                signal.ITIMER_REAL, max(0.001, min(LONGEST, self._supervisor.deadlines.first_kill() - linux.now()))
+            )
             os.execv(self._command[0], [*self._command, *options, RESUME, f"{memory}:{lock}"])
         except OSError as error:
             for descriptor in inherited:

@@ -175,7 +175,7 @@ async def test_an_agent_of_another_release_brings_its_keeper_along(
     ]  # fmt: skip
     assert "KEEPER_GONE" not in log.read_text()
 
-    broken = release(tmp_path / "broken", keeper__supervisor=("class Supervisor:", "class Supervisor"))
+    broken = release(tmp_path / "broken", keeper__supervisor=("class Supervisor(Lifecycle):", "class Supervisor("))
     agent.send_signal(signal.SIGTERM)
     assert agent.wait(20) == 0
     program.start(python=(broken, "-I"))

@@ -100,7 +100,7 @@ def test_all_the_rest_travels() -> None:
 
 
 TRAVELS = {
-    "Supervisor": {"hosts", "problems", "processes", "_fence"},
+    "Supervisor": {"hosts", "problems", "processes", "deadlines"},
     "Processes": {"zygote", "_waiting", "_unproven"},
     "Launcher": {"_socket", "guarded", "pid", "generation"},
     "Fence": {"deadline", "_agreed"},
@@ -110,7 +110,7 @@ TRAVELS = {
 }
 MADE_ANEW = {
     # its own parts, and who listens to it; `_leaving` and `_left`: a keeper that is shutting down is not upgraded
-    "Supervisor": {"_loop", "changed", "dropped", "journal", "_touch", "_leaving", "_left"},
+    "Supervisor": {"_loop", "changed", "dropped", "journal", "touch", "_leaving", "_left"},
     # from hosts: `_of_pid`, `_sweeping`; over before the change: `_flying`, `_others`, `_held`
     "Processes": {
         "_loop", "_owner", "cgroups", "keeper", "_cache", "_keeper_socket", "_of_pid", "_flying", "_sweeping", "_others",
@@ -133,7 +133,7 @@ def test_whoever_adds_to_a_keeper_says_what_becomes_of_it_in_an_upgrade(tmp_path
     ours, its = socket.socketpair()
     connection = Connection(loop, ours, supervisor, upgrade)
     processes = supervisor.processes
-    parts = (supervisor, processes, processes.zygote, supervisor._fence, server, connection, connection.channel)
+    parts = (supervisor, processes, processes.zygote, supervisor.deadlines, server, connection, connection.channel)
     try:
         for part in parts:
             name = type(part).__name__

@@ -164,7 +164,7 @@ async def test_starts_on_their_way_are_neither_lost_nor_counted_as_crashes(rig: 
 
 
 BROKEN = {
-    "a keeper that does not parse": {"keeper__supervisor": ("class Supervisor:", "class Supervisor")},
+    "a keeper that does not parse": {"keeper__supervisor": ("class Supervisor(Lifecycle):", "class Supervisor(")},
     "a keeper that cannot read this": {"keeper__handover": ("VERSION = 1", "VERSION = 2")},
     "a host runtime that does not load": {"host__runtime": ("import asyncio", "import no_such_module")},
 }
