@@ -236,13 +236,14 @@ def on_machines(given: argparse.Namespace) -> list[str]:
             print(*made.told[-1:], flush=True)  # noqa: T201
         if given.outage:
             print(made.outage(given.outage), flush=True)  # noqa: T201
-        seen, took = made.lives(), sorted(made.failovers)
-    wrong = faults(seen, made.excused)
+        seen, took, wrong = made.lives(), sorted(made.failovers), made.wrong()
+        steady = len(made.failsafe.lives())
     for line in made.odd:
         print(f"not as expected: {line}")  # noqa: T201
-    head = f"{given.rounds} rounds, seed {given.seed}, T={profile.ttl:g} D={profile.lock_delay:g}: {len(seen)} launches"
+    head = f"{given.rounds} rounds, seed {given.seed}, T={profile.ttl:g} D={profile.lock_delay:g}"
+    launches = f"{len(seen)} launches of strict, {steady} of failsafe"
     kernel = f"word of the kernel missed {made.ends.missed} times" if made.ends else "no word of the kernel"
-    print(f"{head}, {len(wrong)} faults ({kernel})")  # noqa: T201
+    print(f"{head}: {launches}, {len(wrong)} faults ({kernel})")  # noqa: T201
     if took:
         late = sum(each > profile.bound for each in took)
         p50, p99 = took[len(took) // 2], took[-1 - len(took) // 100]

@@ -10,7 +10,7 @@ import pytest
 
 from tests.conftest import consul_binary
 from tests.e2e.troubles import PROFILES, Far, far
-from tests.e2e.witness import Life, faults
+from tests.e2e.witness import Life
 
 pytestmark = [
     pytest.mark.e2e,
@@ -43,10 +43,10 @@ def test_the_leader_s_machine_and_the_holder_s_die_together(apart: Far) -> None:
 
     apart.round(1, "both_machines_die", "moves", both)
     assert apart.odd == []
-    assert faults(apart.lives()) == [], apart.told
+    assert apart.wrong() == [], apart.told
 
 
 def test_consul_is_away(apart: Far) -> None:
     """Nothing without a lease is touched, a crash is healed on the spot, and all is as before once it is back."""
     apart.outage(8.0)
-    assert faults(apart.lives()) == [], apart.told
+    assert apart.wrong() == [], apart.told

@@ -7,13 +7,13 @@ import random
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
 from tests.e2e.rig import CONTROLLERS, SERVERS, Rig, rig
 from tests.e2e.system import NODES, kill, until
-from tests.e2e.witness import Ends, Life, Watched, clock
+from tests.e2e.witness import Beats, Ends, Life, Watched, clock, faults, witness
 
 Expected = Literal["moves", "stays", "either"]
 # What runs on the node without a lease starts elsewhere, too.
@@ -57,7 +57,10 @@ PROFILES = {
 
 @dataclass
 class Far(Watched):
-    """Three nodes, two controllers and three Consul servers, each on a machine of its own, and one leased replica."""
+    """Three nodes, two controllers and three Consul servers, each on a machine of its own.
+
+    One replica has a strict lease; another one, a failsafe lease, which is watched as well.
+    """
 
     rig: Rig = field(kw_only=True)
     profile: Profile = field(kw_only=True)
@@ -65,6 +68,18 @@ class Far(Watched):
     failovers: list[float] = field(default_factory=list)  # seconds
     excused: set[str] = field(default_factory=set)  # launches of machines that stood still as a whole
     odd: list[str] = field(default_factory=list)  # what was not expected, though nothing ran twice
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.failsafe = Beats(self.made.folder / "failsafe.txt")
+
+    def documents(self) -> dict[str, str]:
+        return super().documents() | witness("steady", "two", "failsafe", self.failsafe.file)
+
+    def wrong(self) -> list[str]:
+        """What must not be of both."""
+        ends = self.ends.at if self.ends else None
+        return faults(self.lives(), self.excused) + faults(self.failsafe.lives(ends), self.excused)
 
     def begin(self) -> None:
         gone = dict.fromkeys(("watch.yaml", "each.yaml"))
@@ -88,8 +103,12 @@ class Far(Watched):
     # -- Consul away for long
 
     def outage(self, seconds: float) -> str:
-        """All servers are down for so long: nothing without a lease is touched, a crash is healed on the spot."""
+        """All servers are down for so long: nothing without a lease is touched, nor what all nodes agree on; a crash is healed
+        on the spot."""
         life, before, began = self.runs(), self.rig.plain(), clock()
+        until(lambda: self._eligible() == set(NODES), "all nodes are written down to be asked", seen=self.seen)
+        steady = self.failsafe.now()
+        assert steady is not None, "the failsafe replica runs"
         victim, (_, old, _) = sorted(before.items())[0]
         self.rig.consuls.kill(*SERVERS)
         unavailable = "CONSUL_UNAVAILABLE"
@@ -103,6 +122,7 @@ class Far(Watched):
         again = clock() - began - said
         while clock() < began + seconds:
             self.same(before, but=victim)
+            assert self.failsafe.now() == replace(steady, last=self.failsafe.lives()[-1].last), self.seen()
             time.sleep(0.5)
         assert self.now() is None, "strict does not outlive Consul"
         self.rig.consuls.start(*SERVERS)
@@ -119,11 +139,15 @@ class Far(Watched):
         )
         assert self.rig.registered() >= {*before, "one.0"}, "everything is in the catalog again"
         assert self.runs(but=life.launch).token > life.token
+        assert [one.launch for one in self.failsafe.lives()][-1] == steady.launch, "failsafe went on through all of it"
         return (
             f"Consul down for {back - began:.0f} s: CONSUL_UNAVAILABLE on all nodes after {said:.1f} s, a crashed host "
-            f"started again after {again:.1f} s, {len(before) - 1} others untouched; back: led after {leads:.1f} s, "
-            f"all well after {clock() - back:.1f} s"
+            f"started again after {again:.1f} s, {len(before) - 1} others and the failsafe one untouched; "
+            f"back: led after {leads:.1f} s, all well after {clock() - back:.1f} s"
         )
+
+    def _eligible(self) -> set[str]:
+        return set(json.loads(self.made.key("leases/two.0") or "{}").get("eligible", {}))
 
     def same(self, rows: Mapping[str, tuple[str, int, int]], *, but: str = "") -> None:
         """Each replica is exactly the process it was, seen without asking anybody."""
@@ -400,11 +424,11 @@ class Far(Watched):
 
         Nothing on such a machine can know of it earlier: what matters is that whoever goes on is ended at once (FAULTS row 20).
         """
-        pids = self.rig.network.pids(life.node)
+        pids, steady = self.rig.network.pids(life.node), self.failsafe.now()
         for pid in pids:
             self.rig.stand_still(pid)
         self.runs(but=life.launch, within=120)
-        self.excused.add(life.launch)
+        self.excused |= {one.launch for one in (life, steady) if one and one.node == life.node}
         again = clock()
         self.rig.go_on()
         until(lambda: not set(pids) & set(self.made.hosts("one.0")), "it is ended", seen=self.seen, within=5)

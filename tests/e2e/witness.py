@@ -70,6 +70,11 @@ class Beats:
             found[launch] = replace(found[launch], last=max(found[launch].last, end))
         return sorted(found.values(), key=lambda life: life.first)
 
+    def now(self) -> Life | None:
+        """The launch that lives now."""
+        seen = self.lives()
+        return seen[-1] if seen and clock() - seen[-1].last < 10 * BEAT else None
+
     def _look(self) -> None:
         if not self.file.exists():
             return
@@ -149,6 +154,19 @@ class Ends:
         self._socket.close()
 
 
+def witness(name: str, instance_name: str, lease: str, file: Path) -> dict[str, str]:
+    """The package of this name, which writes to the file when it lives, and an Instance that runs it once under a lease."""
+    manifest = {
+        "name": name, "version": "1.0.0", "runtime": "exec",
+        "command": [sys.executable, "-c", PROGRAM.replace("BEAT", str(BEAT)), str(file)],
+    }  # fmt: skip
+    leased = instance(instance_name, package=f"{name}@1.0.0", replicas=1, lease=lease)
+    return {
+        f"packages/{name}/manifest.json": json.dumps(manifest),
+        f"{name}.yaml": "---\n".join((package(name, path=f"packages/{name}"), leased)),
+    }
+
+
 @dataclass
 class Watched:
     """A system with one replica under a strict lease, and what its witness sees."""
@@ -169,8 +187,7 @@ class Watched:
 
     def now(self) -> Life | None:
         """The launch that lives now."""
-        seen = self.beats.lives()
-        return seen[-1] if seen and clock() - seen[-1].last < 10 * BEAT else None
+        return self.beats.now()
 
     def runs(self, but: str = "", within: float = 60.0) -> Life:
         """The launch that lives now and is another one than that."""
@@ -191,16 +208,7 @@ class Watched:
 
     def documents(self) -> dict[str, str]:
         """The replica's package and Instance."""
-        manifest = {
-            "name": "witness", "version": "1.0.0", "runtime": "exec",
-            "command": [sys.executable, "-c", PROGRAM.replace("BEAT", str(BEAT)), str(self.file)],
-        }  # fmt: skip
-        one = package("witness", path="packages/witness")
-        leased = instance("one", package="witness@1.0.0", replicas=1, lease="strict")
-        return {
-            "packages/witness/manifest.json": json.dumps(manifest),
-            "witness.yaml": "---\n".join((one, leased)),
-        }
+        return witness("witness", "one", "strict", self.file)
 
     def ended(self, life: Life) -> float:
         """When the last process of a launch was last there."""
