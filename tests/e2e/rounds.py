@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import argparse
+import asyncio
 import json
 import os
 import random
@@ -20,6 +21,8 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from agent.keeper.client import KeeperClient
+from tests.agent.keeper.releases import command, release
 from tests.conftest import NO_CONSUL, ConsulServer, consul_binary, make_embedded, make_real
 from tests.e2e.cable import Cable
 from tests.e2e.system import kill, system, until
@@ -42,6 +45,7 @@ class Trial(Watched):
     seed: int = field(kw_only=True, default=0)
     cables: dict[str, Cable] = field(default_factory=dict)
     agents: dict[str, int] = field(default_factory=dict)  # pid
+    release: str = ""  # the interpreter of another release
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -108,6 +112,34 @@ class Trial(Watched):
         kill(self.made.process("agent.keeper", life.node))
         self.runs(but=life.launch)
 
+    def keeper_is_upgraded(self, life: Life) -> None:
+        """It goes on as another release of itself, and back: the same process lives."""
+        for _ in range(2):
+            away = self.upgrade(life.node)
+            after = clock()
+            until(lambda after=after: self.runs().last > after, "it lives", seen=self.seen, within=T)  # type: ignore[misc]
+            assert self.runs().launch == life.launch, self.seen()
+            self.told[-1] += f" (away for {away:.3f} s)"
+
+    def keeper_is_upgraded_while_cut_off(self, life: Life) -> None:
+        """The deadline that nobody extends any more is kept by the image that comes."""
+        self.cables[life.node].cut()
+        self.upgrade(life.node)
+        self.runs(but=life.launch)
+        self.cables[life.node].join()
+
+    def upgrade(self, node: str) -> float:
+        """For how long there was no keeper there, in seconds."""
+        if not self.release:
+            self.release = release(self.made.folder / "release")
+        python = self.random.choice((self.release, sys.executable))
+
+        async def ask() -> float:
+            async with KeeperClient(self.made.data / "nodes" / node / "keeper.sock") as keeper:
+                return float((await keeper.upgrade(command(python), "of a test"))["took"])
+
+        return asyncio.run(ask())
+
     def machine_dies(self, life: Life) -> None:
         """Agent and keeper are killed within a moment, and come back once another node runs it."""
         keeper = self.made.process("agent.keeper", life.node)
@@ -166,7 +198,7 @@ class Trial(Watched):
         return (
             self.cut_off, self.agent_stands_still, self.keeper_dies, self.session_is_ended, self.agent_dies,
             self.machine_dies, self.lock_is_deleted, self.agent_dies_for_a_moment, self.node_is_drained,
-            self.consul_stands_still,
+            self.consul_stands_still, self.keeper_is_upgraded, self.keeper_is_upgraded_while_cut_off,
         )  # fmt: skip
 
 

@@ -67,7 +67,10 @@ def check(made: Trial, *troubles: Callable[[Life], None]) -> None:
 def test_troubles_and_never_two_at_once(real_consul: ConsulServer) -> None:
     """Those that no other test shows; `make lease-rounds` plays them all, and more than once."""
     with trial(real_consul) as made:
-        check(made, made.cut_off, made.agent_stands_still, made.keeper_dies, made.agent_dies, made.lock_is_deleted)
+        check(
+            made, made.cut_off, made.agent_stands_still, made.keeper_dies, made.agent_dies, made.lock_is_deleted,
+            made.keeper_is_upgraded, made.keeper_is_upgraded_while_cut_off,
+        )  # fmt: skip
 
 
 def test_the_same_on_the_embedded_server(consul_server: ConsulServer) -> None:
