@@ -14,12 +14,13 @@ from collections.abc import Callable
 from pathlib import Path
 
 from agent.keeper.client import KeeperClient
-from agent.keeper.ensure import ensure_keeper
+from agent.keeper.ensure import COMMAND, ensure_keeper
 from agent.keeper.protocol import Code, HostOrder, HostRow
 from tests.bench import figures
 
 COLD = 15
 COUNT = 300  # hosts alive
+UPGRADES = 20
 MODULE = """
 from agent.sdk import Component
 
@@ -114,6 +115,10 @@ async def _hosts(keeper: KeeperClient, watched: Watched, root: Path, count: int,
         )
         replaced.append((ended - began) * 1000)
     figures.line("SIGKILL → replacement healthy", replaced, "ms", 20, 50)
+    before_all = {row.replica: row.pid for row in watched.rows.values()}
+    away = [(await keeper.upgrade(COMMAND, "bench"))["took"] * 1000 for _ in range(UPGRADES)]
+    figures.line("the keeper becomes another release: nobody watches", away, "ms", 500, 1000)
+    assert {row.replica: row.pid for row in await keeper.rows()} == before_all
     began = time.perf_counter()
     await asyncio.gather(*(keeper.stop(replica) for replica in list(watched.rows)))
     ended = await watched.until(lambda rows: all(row.state == "Stopped" for row in rows.values()))
