@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from typing import Any, NoReturn
 
 from agent.keeper import codec, linux
-from agent.keeper.launcher import environment
+from agent.keeper.environment import environment
 from agent.keeper.protocol import HostOrder
 from agent.zygote.image import Room
 

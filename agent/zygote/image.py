@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from agent.keeper import codec
-from agent.keeper.launcher import RESERVE
+from agent.keeper.environment import RESERVE
 from agent.keeper.protocol import Code, HostOrder
 
 REHEARSALS = 16

@@ -22,7 +22,7 @@ from agent.host.host import Host
 from agent.host.objects import Role
 from agent.host.operations import describe_host
 from agent.host.states import TRANSITIONS, Call, HostState, WrongState, after
-from agent.keeper.launcher import environment
+from agent.keeper.environment import environment
 from agent.keeper.protocol import Code, HostOrder
 
 _NUMBERS = count()
