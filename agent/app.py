@@ -52,6 +52,7 @@ from agent.tokens import TokenFile, check_bind
 
 log = structlog.get_logger("agent")
 
+RENEWED_WITHIN = 5.0  # seconds; leases are not renewed meanwhile
 SHUTDOWN = 3  # seconds open requests get when the agent stops
 
 
@@ -124,6 +125,7 @@ async def _run(
     bounding = asyncio.create_task(logs, name="keep logs bounded")
     renewing = asyncio.create_task(keeper.renew(agent.problem), name="renew the keeper")
     try:
+        await asyncio.wait({renewing}, timeout=RENEWED_WITHIN)  # orders of ours may say what other code does not know
         await agent.run()
     finally:
         bounding.cancel()

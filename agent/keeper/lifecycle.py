@@ -95,6 +95,8 @@ class Lifecycle:
     def gone(self, host: Hosted) -> None:
         self.disarm(host)
         self.problems.pop(f"STUCK_UNKILLABLE {host.order.replica}", None)
+        if self.hosts.get(host.order.replica) is not host:
+            return  # its row was dropped meanwhile
         if host.ending:
             wanted, host.ending, host.wanted = host.wanted, False, None
             self.settle(host, STOPPED)

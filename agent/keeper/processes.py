@@ -223,9 +223,9 @@ class Processes:
         """Replicas that are to be launched."""
         return tuple(host.order.replica for host in self._waiting)
 
-    def swept(self) -> tuple[str, ...]:
-        """Replicas that ended, and of which something may be left."""
-        return tuple(host.order.replica for host in self._unproven)
+    def unproven(self, host: Hosted) -> bool:
+        """Whether it ended, and something of it may be left."""
+        return host in self._unproven
 
     def resume(self, hosts: Mapping[str, Hosted], kept: KeptHosts) -> None:
         """These processes are watched as the image before us did; children that ended meanwhile are reaped."""

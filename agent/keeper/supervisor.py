@@ -159,7 +159,7 @@ class Supervisor(Lifecycle):
                 for host in self.hosts.values()
             ),
             waiting=self.processes.waiting(),
-            swept=self.processes.swept(),
+            swept=tuple(replica for replica, host in self.hosts.items() if self.processes.unproven(host)),
             zygote=self.processes.zygote.hand_over(),
             deadline=self.deadlines.deadline,
             agreed=self.deadlines.agreed,

@@ -169,10 +169,13 @@ async def test_an_agent_of_another_release_brings_its_keeper_along(
             while await keeper_of(program) != (pid, here):
                 await asyncio.sleep(0.02)
         assert processes(await report_when(client, program.api, all_well(4))) == before
-    said = [json.loads(line) for line in log.read_text().splitlines() if "KEEPER_UPGRADED" in line]
-    assert [(one["before"], one["after"], one["hosts"]) for one in said] == [
+    said = [json.loads(line) for line in log.read_text().splitlines()]
+    assert [(one["before"], one["after"], one["hosts"]) for one in said if one.get("code") == "KEEPER_UPGRADED"] == [
         (code, await identity(next_release), 4), (await identity(next_release), code, 4),
     ]  # fmt: skip
+    steps = [one.get("code") or one["event"] for one in said]  # it is upgraded before it is asked for anything
+    found = [step for step in steps if step in ("registered", "KEEPER_UPGRADED")]
+    assert found == ["registered", "KEEPER_UPGRADED", "registered", "registered", "KEEPER_UPGRADED", "registered"]
     assert "KEEPER_GONE" not in log.read_text()
 
     broken = release(tmp_path / "broken", keeper__supervisor=("class Supervisor(Lifecycle):", "class Supervisor("))

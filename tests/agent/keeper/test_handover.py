@@ -145,6 +145,22 @@ def test_whoever_adds_to_a_keeper_says_what_becomes_of_it_in_an_upgrade(tmp_path
         loop.close()
 
 
+def test_what_was_forgotten_while_its_end_was_proven_neither_travels_nor_comes_back(tmp_path: Path) -> None:
+    loop = Loop()
+    supervisor = Supervisor(loop, tmp_path, tmp_path / "sock", Cgroups(SystemFiles(), "", "k"))
+    crashed, other = (Hosted(order=OTHER, state="Started", launch=launch) for launch in ("c0ffee", "deca"))
+    supervisor.hosts["a.0"] = crashed
+    supervisor.processes.sweep(crashed)
+    assert supervisor.hand_over().swept == ("a.0",)
+    supervisor.forget("a.0")
+    supervisor.hosts["a.0"] = other
+    assert supervisor.hand_over().swept == ()
+    supervisor.gone(crashed)
+    assert supervisor.processes.waiting() == ()
+    assert (crashed.state, other.state) == ("Started", "Started")
+    loop.close()
+
+
 def rewritten(change: Callable[[dict[str, Any]], object]) -> int:
     memory = handover.write(kept(KeptHost(filled())))
     with os.fdopen(memory, "rb") as stream:
