@@ -144,6 +144,22 @@ async def test_what_was_under_way_comes_to_its_end(rig: Rig, kill: Any, is_alive
     assert other.pid != replaced.pid
 
 
+async def test_a_host_of_an_earlier_keeper_is_watched_on(rig: Rig, kill: Any, tmp_path: Path) -> None:
+    python, program = await rig.started(rig.order("a.0")), await rig.started(rig.program("b.0", "sleep", "600"))
+    await rig.kill_keeper()
+    await rig.up()
+    for row in (python, program):
+        assert (await rig.row(row.replica, lambda found: found.healthy)).pid == row.pid
+    await upgraded(rig, release(tmp_path / "next"))
+    assert {pid for _, pid, _ in (await pids(rig)).values()} == {python.pid, program.pid}
+    await rig.client.reconfigure(replace(python.order, component=rig.code(colour="red"), spec_hash="spec-2"))
+    told = await rig.row("a.0", lambda found: found.healthy and found.spec_hash == "spec-2")
+    assert told.pid == python.pid  # it still hears of its keeper, and is heard
+    for row in (python, program):
+        kill(row.pid)
+        await rig.row(row.replica, lambda found, pid=row.pid: found.state == "Started" and found.pid != pid)
+
+
 async def test_starts_on_their_way_are_neither_lost_nor_counted_as_crashes(rig: Rig, tmp_path: Path) -> None:
     python = release(tmp_path / "next")
     upgrading = asyncio.create_task(upgraded(rig, python))
