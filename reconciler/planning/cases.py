@@ -227,12 +227,13 @@ def policy_of(world: World, spec: InstanceSpec) -> ReplicaPolicy:
     return spec.policy.model_copy(update={"heal": False})
 
 
-def make_order(world: World, spec: InstanceSpec, replica: str, node: str) -> ReplicaOrder:
-    """A new entry for a node; it outranks every entry of the same replica that can be seen."""
+def make_order(world: World, spec: InstanceSpec, replica: str, node: str, *, instance: str = "") -> ReplicaOrder:
+    """A new entry for a node; it outranks every entry of the same replica that can be seen. `instance`: its name so far."""
+    instance = instance or spec.name
     epoch = world.observed.epoch
     ordered = (epoch, world.view(node).next_generation)
     placed = world.outlook.situation
-    for sighting in world.fleet.of(spec.name).get(replica, ()):
+    for sighting in world.fleet.of(instance).get(replica, ()):
         if sighting.entry is None:
             continue
         if sighting.node == node:
@@ -242,7 +243,7 @@ def make_order(world: World, spec: InstanceSpec, replica: str, node: str) -> Rep
             ordered = max(ordered, (held[0], held[1] + 1))
     return ReplicaOrder(
         replica=replica,
-        instance=spec.name,
+        instance=instance,
         spec=spec.spec,
         spec_hash=spec.spec_hash,
         policy=policy_of(world, spec),

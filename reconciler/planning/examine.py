@@ -111,8 +111,7 @@ def _home(world: World, spec: InstanceSpec, sightings: tuple[Sighting, ...]) -> 
 
 
 def _keeps_lease(world: World, spec: InstanceSpec, sighting: Sighting) -> bool:
-    row = sighting.row
-    if spec.policy.lease == "none" or row is None or row.lease is None or row.lease.state != "held":
+    if spec.policy.lease == "none" or not _holds_lease(sighting):
         return False
     return not leave_fault(world.fleet.sites[sighting.node], spec.placement.where)
 
@@ -146,7 +145,11 @@ def _start(
     elif spec.per_node is not None and world.fleet.sites[node].silent:
         _hold_silent(world, step, (node,))
     elif not (spec.per_node is None and lost is None and _held_by_unheard(world, step)):
-        step.puts = make_order(world, spec, name, node)
+        if lost is not None and lost.replica != name and lost.entry is not None and _is_leased(spec, lost.entry):
+            # Under its old name first: the lease of that name says when the last process under it is dead. Renamed once it holds it.
+            step.puts = make_order(world, spec, lost.replica, node, instance=lost.instance)
+        else:
+            step.puts = make_order(world, spec, name, node)
 
 
 def _held_by_unheard(world: World, step: Step) -> bool:
@@ -267,6 +270,8 @@ def _step(
         update = {"replica": name, "instance": spec.name, "policy": policy, "renamed_from": home.replica}
         step.puts = home.entry.model_copy(update=update)
         step.drops = ((node, home.replica),)
+        if _is_leased(spec, home.entry):
+            _rename_lease(world, step, home)
     else:
         step.puts = make_order(world, spec, name, node)
     return step
@@ -288,6 +293,26 @@ def move(world: World, spec: InstanceSpec, name: str, home: Sighting, node: str,
     elif step.forced and not site.silent:
         step.drops = ((from_node, home.replica),)
     return step
+
+
+def _rename_lease(world: World, step: Step, home: Sighting) -> None:
+    """Hold it while something could start, or run, under the lease of the old name: two names have two leases."""
+    others = (s.node for s in world.fleet.of(home.instance).get(home.replica, ()) if s.entry is not None)
+    untold = tuple(node for node in others if node != home.node and world.fleet.sites[node].listed)
+    if not _holds_lease(home):
+        step.held(
+            HoldReason.WAITING_LEASE, f"{home.replica} on {home.node} does not hold its lease yet", (home.replica,)
+        )
+    elif untold:
+        detail = (
+            f"{listed(untold)} was told to run {home.replica}, too, and may take its lease: it has to stop there first"
+        )
+        step.held(HoldReason.NODE_SILENT, detail, untold)
+
+
+def _holds_lease(sighting: Sighting) -> bool:
+    row = sighting.row
+    return row is not None and row.lease is not None and row.lease.state == "held"
 
 
 def _is_leased(spec: InstanceSpec, entry: ReplicaOrder) -> bool:

@@ -103,7 +103,7 @@ class Leases:
         if barred > 0 and row.state == "Starting" and node not in self.truth.forgot:
             detail = f"{row.replica} starts on {node}, which promised not to for {barred:.1f} s more"
             self.truth.broken("one process of a leased replica", detail)
-        others = [name for name in self._alive(row.replica) if name != node]
+        others = [name for each in self.truth.names(row.replica) for name in self._alive(each) if name != node]
         if others and not self._stuck(node, machine, row.replica):
             self.truth.broken("one process of a leased replica", f"{row.replica} runs on {node} and on {others}")
         if row.state != "Stopping":

@@ -10,7 +10,7 @@ from agent.client import ANSWER
 from agent.wire import Assignment, ReplicaOrder
 from reconciler.model.desired import DesiredState, InstanceSpec
 from reconciler.model.where import matches
-from reconciler.simulation.truth import Truth, instance_of, wanted
+from reconciler.simulation.truth import Truth, instance_of, renamed, wanted
 
 LAG = 21.0  # seconds in which a leader may still act on what it heard before
 TOLD = 600.0  # seconds in which a node that cannot be reached may have said last that it had lost a lease
@@ -184,7 +184,7 @@ class Orders:
     # ------------------------------------------------------------------------------------------- what comes
 
     def _comes(self, node: str, order: ReplicaOrder, desired: DesiredState) -> None:
-        spec = instance_of(order, desired)
+        spec = instance_of(order, desired) or renamed(order, desired)
         if spec is None:
             self.truth.broken("nothing starts that nobody wants", f"{order.replica} on {node}")
             return

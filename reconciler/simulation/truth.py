@@ -75,6 +75,7 @@ class Truth:
     fenced: dict[tuple[str, str], Monotonic] = field(
         default_factory=dict
     )  # (node, replica) → when its lease was lost last
+    renames: dict[str, str] = field(default_factory=dict)  # names that instances had before → what they are called now
     asked: set[str] = field(default_factory=set)  # nodes that a person had drained
     forgot: dict[str, int] = field(default_factory=dict)  # nodes that lost their ledger → assignments accepted since
     confirmed: set[str] = field(default_factory=set)  # commits of which a person let more go than the limit
@@ -85,6 +86,10 @@ class Truth:
         """A good commit arrived in Git."""
         self.order[desired.commit] = len(self.order)
         self.commits[desired.commit] = desired
+        for spec in desired.instances.values():
+            self.renames.pop(spec.name, None)
+            if spec.moved_from and spec.moved_from not in desired.instances:
+                self.renames[spec.moved_from] = spec.name
         self.note("commit", desired.commit)
 
     def note(self, *what: object) -> None:
@@ -99,6 +104,14 @@ class Truth:
     def digest(self) -> str:
         """16 hex digits over everything that happened."""
         return self._trace.hexdigest()[:16]
+
+    def names(self, replica: str) -> Iterator[str]:
+        """The replica's own name, and those under which it ran before or goes on: all of them are one and the same."""
+        instance, dot, number = replica.partition(".")
+        yield replica
+        for before, after in self.renames.items():
+            if instance in (before, after):
+                yield (before if instance == after else after) + dot + number
 
     def held(self, node: str) -> tuple[ReplicaOrder, ...]:
         """What the node has accepted to run."""
@@ -132,6 +145,14 @@ def wanted(desired: DesiredState, spec: InstanceSpec) -> set[str]:
         if matches(spec.placement.where, dict(node.labels), node.name)
         for n in range(spec.per_node)
     }
+
+
+def renamed(order: ReplicaOrder, desired: DesiredState) -> InstanceSpec | None:
+    """The instance in Git under whose name this leased replica goes on; None when there is none."""
+    spec = next((each for each in desired.instances.values() if each.moved_from == order.instance), None)
+    if spec is None or "none" in (spec.policy.lease, order.policy.lease):
+        return None
+    return spec if spec.name + order.replica.removeprefix(order.instance) in wanted(desired, spec) else None
 
 
 def instance_of(order: ReplicaOrder, desired: DesiredState) -> InstanceSpec | None:
