@@ -146,7 +146,7 @@ def _start(
         _hold_silent(world, step, (node,))
     elif not (spec.per_node is None and lost is None and _held_by_unheard(world, step)):
         if lost is not None and lost.replica != name and lost.entry is not None and _is_leased(spec, lost.entry):
-            # Under its old name first: the lease of that name says when the last process under it is dead. Renamed once it holds it.
+            # Under its old name first: that lease says when the last process is dead. Renamed once it is held.
             step.puts = make_order(world, spec, lost.replica, node, instance=lost.instance)
         else:
             step.puts = make_order(world, spec, name, node)

@@ -944,6 +944,12 @@ def who_is_getting_it_agrees(patch: Patch) -> None:
     patch.setattr(Book, "until", lambda *_: 0.0)
 
 
+@breaking("one process of a leased replica", FAILSAFE)
+def renames_forget_the_lease(patch: Patch) -> None:
+    """A leased replica gets its new name whoever may still start it under the old one."""
+    patch.setattr(examine, "_rename_lease", nothing)
+
+
 def shows(mutant: Mutant, seed: int) -> bool:
     """Whether the history of this seed breaks the mutant's promise."""
     with pytest.MonkeyPatch.context() as patch:
