@@ -1,193 +1,274 @@
-"""Crash points: every effect of a reference run is numbered; a crash before or after each of them changes nothing in the end.
+"""Crash points: whatever crashes before or after any effect of a transition, it ends as without that.
 
-`python -m tests.sim.crashes` goes through all of them.
+`python -m tests.sim.crashes` goes through all points of all transitions (`transitions.txt`) in parallel processes;
+`python -m tests.sim.crashes NAME` through those of one, and `NAME POINT before|after TROUBLE` plays a single one and says what it
+changes. With `--list` the effects of a transition are named.
+
+What "ends as without that" means: the same replicas run with the same spec and are healthy; locks, records, history, packages, what
+is held, and Consul's catalog are the same (but for times and epochs); no promise of the observer was broken at any moment; nothing
+was started more often or lost its process that did not without the trouble, and no assignment is sent to who has it. Three things
+may differ:
+- where replicas run that the transition itself starts or moves, if not a controller crashed: who is away for a moment then may be
+  given less. What the transition leaves where it is must stay there, with its process;
+- what is leased ends with the keeper that held its deadline, so that it is started once more; it may be moved then;
+- when something else happens meanwhile (another commit), only the end counts: it is as if that had happened afterwards.
 """
 
 from __future__ import annotations
 
+import argparse
 import asyncio
+import gc
 import logging
+import os
+import signal
 import sys
+import time
+from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass
-from typing import Literal
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from functools import cache
 
 import structlog
 
-from agent.errors import Waiting
 from agent.keeper.protocol import HostOrder, HostRow
-from agent.wire import Assignment, Claim
+from agent.wire import Assignment
 from reconciler.simulation import virtual
-from reconciler.simulation.script import Stage
-from reconciler.simulation.virtual import outside
-from reconciler.simulation.world import LooksAway, World
+from reconciler.simulation.observer import Observer
+from reconciler.simulation.world import CLUSTER
+from tests.sim.ended import Ended, differences, facts, rows
+from tests.sim.points import TROUBLES, WHENS, Point, SteppedWorld
+from tests.sim.transitions import Story, Transition, transitions
 
-STORY = (
-    "fleet a b c", "controller one", "controller two", "commit db@1.0 on 1, lease strict",
-    "commit web@1.0 on 3, at most 1 down", "commit job@1.0 per node 1", "settle", "commit web@1.1 on 4, at most 1 down",
-    "settle", "commit db@1.0 on 1, lease strict, set x=1", "settle", "commit drop job", "settle", "kill web.0", "settle",
-)  # fmt: skip
-BACK = 2.0  # seconds after which a service manager has started again what crashed
-Victim = Literal["controller", "agent", "keeper"]
-When = Literal["before", "after"]
-
-
-@dataclass(frozen=True, slots=True)
-class Point:
-    """A crash: of what, before or after which effect."""
-
-    number: int
-    when: When
-    victim: Victim
-
-    def __str__(self) -> str:
-        return f"{self.victim} {self.when} effect {self.number}"
+QUIET = 60.0  # seconds after which a run without trouble has ended
+LONGEST = 120.0  # … and within which one with trouble must look like it
+STUCK = 10.0  # seconds of a core after which a run is given up
+ONCE = "what a node has is not sent to it under another number"
+CHUNK = 40  # points that one process plays before it says so
 
 
-@dataclass(frozen=True, slots=True)
-class Effect:
-    number: int
-    what: str
-    victims: tuple[Victim, ...]  # whose crash there means something
+class Eyes(Observer):
+    """The observer; it also counts what is started, and tells what keepers do by themselves."""
 
-
-class Crasher(LooksAway):
-    """Numbers the effects of a run, and crashes somebody at one of them."""
-
-    def __init__(self, stage: Stage, point: Point | None) -> None:
-        self._stage, self._point = stage, point
-        self.effects: list[Effect] = []
-        self.crashes: list[asyncio.Task[None]] = []
-
-    def sent(self, controller: str, node: str, assignment: Assignment) -> None:
-        self._effect(f"{controller} sends {assignment.number} to {node}", ("controller", "agent"), controller, node)
-
-    def claimed(self, controller: str, node: str, claim: Claim) -> None:
-        self._effect(f"{node} is claimed by {controller}", ("controller", "agent"), controller, node)
-
-    def accepted(self, controller: str, node: str, assignment: Assignment) -> None:
-        self._effect(f"{node} accepts {assignment.number}", ("controller", "agent"), controller, node)
+    def __init__(self, world: SteppedWorld) -> None:
+        super().__init__(world.clock, world, CLUSTER, "")
+        self._world = world
+        self.started: Counter[tuple[str, str]] = Counter()  # replica and spec hash
 
     def starts(self, node: str, order: HostOrder, before: HostRow | None) -> None:
-        self._effect(f"{node} starts {order.replica}", ("agent", "keeper"), "", node)
+        super().starts(node, order, before)
+        self.started[order.replica, order.spec_hash] += 1
 
-    def stops(self, node: str, row: HostRow) -> None:
-        self._effect(f"{node} stops {row.replica}", ("agent", "keeper"), "", node)
+    def sent(self, controller: str, node: str, assignment: Assignment) -> None:
+        super().sent(controller, node, assignment)
+        held = self.truth.assigned.get(node)
+        if held is not None and held.digest == assignment.digest and held.number != assignment.number:
+            self.truth.broken(ONCE, f"{node} has {held.number} and is sent {assignment.number}")
 
-    def tries(self, node: str, what: str) -> None:
-        if what.startswith("install"):
-            self._effect(f"{node} {what}", ("agent",), "", node)
+    def row(self, node: str, row: HostRow) -> None:
+        super().row(node, row)
+        self._world.happened(node, f"shows that {row.replica} is {row.state}")
 
-    def removes(self, node: str, digest: str) -> None:
-        self._effect(f"{node} removes {digest[:8]}", ("agent",), "", node)
 
-    def _effect(self, what: str, victims: tuple[Victim, ...], controller: str, node: str) -> None:
-        effect, point = Effect(len(self.effects), what, victims), self._point
-        self.effects.append(effect)
-        if point is None or point.number != effect.number:
-            return
-        self.crashes.append(outside(self._crash(point.victim, controller, node), "crash"))
-        if point.when == "before" and point.victim == "keeper":
-            raise Waiting("the keeper is gone")
-        if point.when == "before" and point.victim == ("controller" if "sends" in what else "agent"):
-            raise asyncio.CancelledError  # whoever was about to do it is no more; a message that is on its way arrives
+def play(transition: Transition, point: Point | None = None, reference: Ended | None = None) -> Ended:
+    """The transition, with trouble at a point or none."""
 
-    async def _crash(self, victim: Victim, life: str, node: str) -> None:
-        world = self._stage.world
-        machine = world.nodes[node].machine
-        if victim == "keeper":
-            machine.lose_keeper()
-            await asyncio.sleep(BACK)
-            machine.keeper_away = False
-        elif victim == "agent":
-            await world.crash_agent(node)
-            await asyncio.sleep(BACK)
-            world.start_agent(node)
-        else:
-            name = life.rpartition("-")[0]
-            await world.crash_controller(name)
-            await asyncio.sleep(BACK)
-            world.start_controller(name)
+    async def main() -> Ended:
+        return await _Run(transition, point, reference).play()
+
+    return virtual.run(main())
+
+
+class _Run:
+    def __init__(self, transition: Transition, point: Point | None, reference: Ended | None) -> None:
+        self._transition, self._point, self._reference = transition, point, reference
+        self._world = SteppedWorld(point, self._meanwhile)
+        self._eyes = self._world.watcher = Eyes(self._world)
+        self._world.pushed = self._eyes.truth.pushed
+        self._story = Story(self._world, self._eyes)
+        self._pids: set[int] = set()
+        self._said: list[str] = []
+
+    async def play(self) -> Ended:
+        world, transition = self._world, self._transition
+        try:
+            await self._do(transition.before)
+            self._pids = {row.pid for _, row in rows(world) if row.pid is not None}
+            self._eyes.started.clear()
+            world.counts = True
+            await self._do(transition.during)
+            if self._point is None or self._reference is None:
+                await asyncio.sleep(QUIET)
+            else:
+                await self._struck(self._point)
+                await self._as(self._reference, self._point)
+            return self._ended()
+        finally:
+            await world.close()
+
+    async def _struck(self, point: Point) -> None:
+        """The trouble was, and is over."""
+        with suppress(TimeoutError):
+            await self._world.until(lambda: self._world.struck, QUIET, 1.0)
+        for trouble in self._world.troubles:
+            await trouble
+        if point.trouble == "meanwhile":
+            await self._do(("settle",))
+
+    async def _do(self, lines: tuple[str, ...]) -> None:
+        for number, line in enumerate(lines):
+            said = await self._story.do(number, line)
+            if said.startswith(("not settled", f"'{line}'")):
+                self._said.append(f"{line}: {said}")
+
+    async def _meanwhile(self) -> None:
+        await self._do(self._transition.meanwhile)
+
+    async def _as(self, reference: Ended, point: Point) -> None:
+        """It looks like the reference, or will not."""
+        for _ in range(int(LONGEST)):
+            ended = self._ended()
+            if ended.broken or (ended.struck and not differences(reference, ended, point)):
+                return
+            await asyncio.sleep(1.0)
+
+    def _ended(self) -> Ended:
+        world, violations = self._world, self._eyes.truth.violations
+        return Ended(
+            Counter(facts(world, self._pids, self._eyes.started)),
+            frozenset(row.replica for _, row in rows(world) if row.order.lease is not None),
+            (*(str(each) for each in violations if each.promise not in self._story.allows), *self._said),
+            tuple(world.effects),
+            world.struck,
+            self._transition.timed,
+        )
+
+
+@cache
+def reference(name: str, *, then_meanwhile: bool = False) -> Ended:
+    """How the transition ends without trouble; or with what may happen at any moment of it happening after it."""
+    found = transitions()[name]
+    during = (*found.during, *found.meanwhile, "settle") if then_meanwhile else found.during
+    return play(replace(found, during=during))
+
+
+def points(name: str) -> Iterator[Point]:
+    """All trouble that means something in this transition."""
+    for effect in reference(name).effects:
+        for when in WHENS if effect.foreseen else ("after",):
+            for trouble in effect.troubles:
+                if trouble != "meanwhile" or (when == "before" and transitions()[name].meanwhile):
+                    yield Point(effect.number, when, trouble)
+
+
+def fault(name: str, point: Point) -> str:
+    """How the transition with this trouble ends otherwise; empty if it does not."""
+    numbered, without = reference(name), reference(name, then_meanwhile=point.trouble == "meanwhile")
+    effect = numbered.effects[point.number]
+    signal.signal(signal.SIGVTALRM, _give_up)
+    signal.setitimer(signal.ITIMER_VIRTUAL, STUCK, 1.0)
+    try:
+        ended = play(transitions()[name], point, without)
+    except Endless as error:
+        return f"{name} {point} ({effect}): {error}"
+    finally:
+        signal.setitimer(signal.ITIMER_VIRTUAL, 0.0)
+    if ended.effects[: point.number + 1] != numbered.effects[: point.number + 1]:
+        return f"{name} {point} ({effect}): another run"
+    if not ended.struck:
+        return f"{name} {point} ({effect}): there was no trouble"
+    wrong = [*ended.broken, *differences(without, ended, point)]
+    return f"{name} {point} ({effect}):" + "".join(f"\n    {each}" for each in wrong) if wrong else ""
+
+
+class Endless(KeyboardInterrupt):
+    """A run does not end; no event loop holds this up."""
+
+
+def _give_up(*_: object) -> None:
+    raise Endless(f"did not end within {STUCK:g} s")
 
 
 @dataclass(frozen=True, slots=True)
-class Ended:
-    """What runs in the end, and what was done until then."""
+class Done:
+    """What became of some points of a transition."""
 
-    runs: tuple[str, ...]  # whatever the nodes: who was away for a moment at the start may be given less
-    moved: tuple[str, ...]  # replicas that do not run any more where they ran after the first commits
-    effects: tuple[Effect, ...]
-    crashed: bool
-    said: str  # by `settle`, if something did not come to rest
-
-
-def play(point: Point | None = None) -> Ended:
-    """The reference run, with one crash or none."""
-    return virtual.run(_play(point))
+    name: str
+    count: int
+    wrong: tuple[str, ...]
+    took: float  # seconds of a core
 
 
-async def _play(point: Point | None) -> Ended:
-    stage = Stage(World())
-    crasher = stage.world.watcher = Crasher(stage, point)
-    said, first = "", dict[str, str]()
-    try:
-        for number, text in enumerate(STORY):
-            said = await stage.do(number, text)
-            if said:  # it did not come to rest
-                break
-            first = first or (_homes(stage.world) if text == "settle" else first)
-        for crash in crasher.crashes:
-            await crash
-        said = said or await stage.do(len(STORY), "settle")
-        await asyncio.sleep(5.0)
-        runs, last = tuple(sorted(_running(stage.world))), _homes(stage.world)
-    finally:
-        await stage.world.close()
-    moved = tuple(replica for replica, node in sorted(first.items()) if last.get(replica, node) != node)
-    return Ended(runs, moved, tuple(crasher.effects), bool(crasher.crashes), said)
-
-
-def _running(world: World) -> Iterator[str]:
-    for node in world.nodes.values():
-        for row in node.machine.rows.values():
-            if row.state != "Stopped":
-                yield f"{row.replica} {row.order.component.version} {row.spec_hash[:8]} {row.state}"
-
-
-def _homes(world: World) -> dict[str, str]:
-    return {
-        replica: name for name, node in world.nodes.items() for replica, row in node.machine.rows.items() if row.healthy
-    }
-
-
-def points(effects: tuple[Effect, ...]) -> Iterator[Point]:
-    """Every crash that means something."""
-    for effect in effects:
-        for victim in effect.victims:
-            yield Point(effect.number, "before", victim)
-            yield Point(effect.number, "after", victim)
-
-
-def fault(point: Point, reference: Ended) -> str:
-    """How the run with this crash ends otherwise; empty if it does not."""
-    ended = play(point)
-    if not ended.crashed:
-        return f"{point}: nothing crashed"
-    if ended.said or ended.moved or ended.runs != reference.runs:
-        lines = [*ended.moved, *sorted(set(ended.runs) ^ set(reference.runs))]
-        return f"{point} ({reference.effects[point.number].what}): {ended.said} {lines}"
-    return ""
+def go_through(name: str, some: tuple[Point, ...]) -> Done:
+    """Each of these points."""
+    _quiet()
+    gc.freeze()
+    gc.set_threshold(100_000, 50, 50)
+    began = time.process_time()
+    wrong = tuple(found for point in some if (found := fault(name, point)))
+    return Done(name, len(some), wrong, time.process_time() - began)
 
 
 def main() -> int:
-    """0 when no crash changes how it ends."""
+    """0 when no trouble changes how anything ends."""
+    parser = argparse.ArgumentParser(prog="python -m tests.sim.crashes", description=(__doc__ or "").split("\n")[0])
+    parser.add_argument("name", nargs="?", help="of a transition")
+    parser.add_argument("number", nargs="?", type=int)
+    parser.add_argument("when", nargs="?", choices=WHENS)
+    parser.add_argument("trouble", nargs="?", choices=TROUBLES)
+    parser.add_argument("--list", action="store_true", help="name the effects")
+    parser.add_argument("--every", type=int, default=1, help="take only every n-th point")
+    asked = parser.parse_args()
     structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.CRITICAL))
-    reference = play()
-    todo = list(points(reference.effects))
-    wrong = [found for point in todo if (found := fault(point, reference))]
-    sys.stdout.write("".join(f"{each}\n" for each in wrong))
-    sys.stdout.write(f"{len(reference.effects)} effects, {len(todo)} crashes, {len(wrong)} end otherwise\n")
-    return 1 if wrong else 0
+    if asked.list:
+        for effect in reference(asked.name).effects:
+            sys.stdout.write(f"{effect.number:4} {effect}  ({', '.join(effect.troubles)})\n")
+        return 0
+    if asked.trouble:
+        wrong = fault(asked.name, Point(asked.number, asked.when, asked.trouble))
+        sys.stdout.write(f"{wrong or 'ends as without it'}\n")
+        return 1 if wrong else 0
+    return _all(asked.name, asked.every)
+
+
+def _all(only: str | None, every: int) -> int:
+    began, names = time.monotonic(), [only] if only else list(transitions())
+    done: dict[str, list[Done]] = {name: [] for name in names}
+    with ProcessPoolExecutor(os.cpu_count()) as pool:
+        some = {name: found[::every] for name, found in zip(names, pool.map(_points, names), strict=True)}
+        chunks = [(name, some[name][at : at + CHUNK]) for name in names for at in range(0, len(some[name]), CHUNK)]
+        for finished in as_completed([pool.submit(go_through, *chunk) for chunk in chunks]):
+            part = finished.result()
+            done[part.name].append(part)
+            sys.stdout.write("".join(f"{wrong}\n" for wrong in part.wrong))
+            sys.stdout.flush()
+    rows = [_sum(name, parts) for name, parts in done.items()]
+    sys.stdout.write(f"{'transition':44} {'effects':>8} {'points':>7} {'otherwise':>10} {'seconds':>8}\n")
+    for row in rows:
+        effects = len(reference(row.name).effects)
+        sys.stdout.write(f"{row.name:44} {effects:8} {row.count:7} {len(row.wrong):10} {row.took:8.1f}\n")
+    otherwise = sum(len(row.wrong) for row in rows)
+    sys.stdout.write(
+        f"{len(rows)} transitions, {sum(row.count for row in rows):,} points of trouble, {otherwise} end otherwise; "
+        f"{time.monotonic() - began:.0f} s ({sum(row.took for row in rows):.0f} s of a core)\n"
+    )
+    return 1 if otherwise else 0
+
+
+def _sum(name: str, parts: list[Done]) -> Done:
+    wrong = tuple(each for part in parts for each in part.wrong)
+    return Done(name, sum(part.count for part in parts), wrong, sum(part.took for part in parts))
+
+
+def _points(name: str) -> tuple[Point, ...]:
+    _quiet()
+    return tuple(points(name))
+
+
+def _quiet() -> None:
+    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.CRITICAL))
 
 
 if __name__ == "__main__":

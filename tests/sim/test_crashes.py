@@ -1,20 +1,29 @@
-"""A crash of a controller, an agent or a keeper before or after any effect of a run ends as the run without it.
+"""Trouble before or after any effect of a transition: it ends as without. `make sim-crashes` plays all points, this some of each.
 
-`make sim-crashes` tries all of them.
+A point that is named here is played alone by `python -m tests.sim.crashes NAME POINT before|after TROUBLE`.
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import replace
+from typing import Any
 
 import pytest
 import structlog
 
+from agent import keys
+from agent.clock import Monotonic
+from reconciler.execution.leadership import Leadership
+from reconciler.model.observed import ObservedState
+from reconciler.observe.fleet import Fleet
 from tests.sim import mutants
-from tests.sim.crashes import Point, fault, play, points
+from tests.sim.crashes import fault, play, points, reference
+from tests.sim.transitions import transitions
 
-pytestmark = pytest.mark.timeout(120)
+pytestmark = pytest.mark.timeout(180)
+SOME = 8  # points of each transition
 
 
 @pytest.fixture(autouse=True)
@@ -24,16 +33,73 @@ def _quiet() -> Iterator[None]:
     structlog.reset_defaults()
 
 
-def test_no_crash_changes_how_it_ends() -> None:
-    reference = play()
-    assert not reference.said
-    assert len(reference.effects) >= 50
-    some = list(points(reference.effects))[::5]
-    assert [found for point in some if (found := fault(point, reference))] == []
+@pytest.mark.parametrize("name", transitions())
+def test_ends_as_without_trouble(name: str) -> None:
+    assert reference(name).broken == ()
+    every = list(points(name))
+    assert [found for point in every[:: len(every) // SOME + 1] if (found := fault(name, point))] == []
 
 
-def test_an_agent_that_forgets_what_it_accepted_would_be_seen(monkeypatch: pytest.MonkeyPatch) -> None:
-    reference = play()
-    mutants.assignments_are_not_written_down(monkeypatch)
-    effects = [effect for effect in reference.effects if "starts" in effect.what]
-    assert any(fault(Point(effect.number, "after", "agent"), reference) for effect in effects)
+def test_there_is_trouble_of_every_kind() -> None:
+    kinds = {point.trouble for name in ("first start", "new version, one at a time") for point in points(name)}
+    assert kinds == {"controller", "agent", "keeper", "answer", "meanwhile"}
+    assert len(transitions()) >= 40
+
+
+def _plans_go_on(patch: pytest.MonkeyPatch) -> None:
+    """A leader makes its first plan with what the one before it knew of the fleet."""
+    look, known = Fleet.snapshot, dict[str, Any]()
+
+    def snapshot(fleet: Fleet, listed: Iterable[str], lost_after: float) -> tuple[ObservedState, Monotonic | None]:
+        seen, again = look(fleet, listed, lost_after)
+        before, known["last"], known["by"] = known.get("last"), seen, fleet
+        if before is None or fleet in known.setdefault("plan", [fleet]):
+            return seen, again
+        known["plan"].append(fleet)
+        return replace(before, epoch=seen.epoch), fleet._clock.now()
+
+    patch.setattr(Fleet, "snapshot", snapshot)
+
+
+def _nobody_says_that_nodes_are_missing(patch: pytest.MonkeyPatch) -> None:
+    """Only the leader that finds an empty Consul waits for nodes, not the one after it."""
+    begin = Leadership._new_epoch
+
+    async def new_epoch(self: Leadership, session: str, at_least: int) -> tuple[int, bool]:
+        empty = await self._consul.get(keys.epoch(self.cluster)) is None
+        epoch, _ = await begin(self, session, at_least)
+        return epoch, empty
+
+    patch.setattr(Leadership, "_new_epoch", new_epoch)
+
+
+@pytest.mark.parametrize(
+    ("breaks", "name", "trouble", "at", "seen"),
+    [
+        (_plans_go_on, "new version, one at a time", "controller", "sends 1.2 to a", "sent to it under another number"),
+        (
+            _nobody_says_that_nodes_are_missing,
+            "Consul loses its data in a rollout",
+            "controller",
+            "warning",
+            "runs web.0",
+        ),
+        (mutants.restarted_agents_see_nothing, "scale up", "agent", "starts", "is started, and it runs"),
+        (mutants.restarted_agents_start_afresh, "scale up", "agent", "starts", "not keeps web.0"),
+        (mutants.sessions_of_an_earlier_life_stay, "scale up", "controller", "writes lock", "nobody leads"),
+    ],
+)
+def test_what_only_trouble_shows_is_seen(
+    breaks: Callable[[pytest.MonkeyPatch], None],
+    name: str,
+    trouble: str,
+    at: str,
+    seen: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    without = reference(name)
+    some = [each for each in points(name) if each.trouble == trouble and at in without.effects[each.number].what]
+    breaks(monkeypatch)
+    calm = play(transitions()[name])
+    assert (calm.broken, calm.facts) == ((), without.facts)
+    assert any(seen in fault(name, point) for point in some)
