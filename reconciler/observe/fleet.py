@@ -367,8 +367,9 @@ class Fleet:
         return observed, look_again
 
     def all_told(self, listed: Iterable[str]) -> bool:
-        """Whether each of these nodes has told this leadership what it runs."""
-        return all(name in self._nodes and self._nodes[name].told for name in listed)
+        """Whether each of these nodes has told this leadership what it runs, and is where the next one finds it."""
+        found = [self._nodes.get(name) for name in listed]
+        return all(node is not None and node.told and node.catalog.says is Says.UP for node in found)
 
     def _finding(self, node: _Node, now: Monotonic, lost_after: float, patient: bool) -> Finding:
         return presence(node.joined or patient, node.catalog, node.poll, now, lost_after, node.own)

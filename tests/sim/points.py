@@ -80,7 +80,12 @@ class SteppedWorld(World):
     async def crash_controller(self, name: str, *, its_consul: bool = False) -> None:
         self._over.add(name)
         if name in self.controllers:
+            self._gone.add(self.controllers[name].id)
             await super().crash_controller(name, its_consul=its_consul)
+
+    async def crash_agent(self, name: str) -> None:
+        self._gone.add(self.nodes[name].process.name)
+        await super().crash_agent(name)
 
     async def effect(self, who: str, kind: Kind, what: str, do: Callable[[], Awaitable[T]]) -> T:
         """What `do` returns, unless there is trouble just here."""
