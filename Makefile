@@ -36,7 +36,7 @@ sim-nightly: .venv/.ready   ## 25,000 of them; interrupted, it goes on where it 
 sim-mutants: .venv/.ready   ## systems broken on purpose: which history shows it (writes tests/sim/caught.txt)
 	$(BIN)/python -m tests.sim.mutants
 
-sim-crashes: .venv/.ready   ## trouble before and after every effect of 56 transitions: each ends as if there had been none
+sim-crashes: .venv/.ready   ## trouble before and after every effect of 63 transitions: each ends as if there had been none
 	$(BIN)/python -m tests.sim.crashes
 
 lint: .venv/.ready

@@ -156,10 +156,11 @@ def reference(name: str, *, then_meanwhile: bool = False) -> Ended:
 
 def points(name: str) -> Iterator[Point]:
     """All trouble that means something in this transition."""
+    found = transitions()[name]
     for effect in reference(name).effects:
         for when in WHENS if effect.foreseen else ("after",):
             for trouble in effect.troubles:
-                if trouble != "meanwhile" or (when == "before" and transitions()[name].meanwhile):
+                if (when == "before" and found.meanwhile) if trouble == "meanwhile" else not found.alone:
                     yield Point(effect.number, when, trouble)
 
 

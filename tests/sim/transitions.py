@@ -5,14 +5,17 @@ from __future__ import annotations
 import asyncio
 import re
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
+from agent.consul.protocol import TxnRefused
 from agent.errors import Missing, Waiting
 from reconciler.simulation.observer import Observer
 from reconciler.simulation.script import Stage, commands
 from tests.sim.points import SteppedWorld
 
 TRANSITIONS = Path(__file__).with_name("transitions.txt")
+ALONE = "at any moment, and nothing else"
 TIMED = "then, at given times"
 PATIENCE = 60  # seconds for which a person tries again while nobody leads
 ALLOWED = {  # what people ask for by these words, and the observer's promise that histories keep without them
@@ -31,8 +34,10 @@ class Transition:
     during: tuple[str, ...]
     meanwhile: tuple[str, ...]
     timed: bool  # its lines come whatever trouble there was, so that only the end counts
+    alone: bool  # nothing crashes
 
 
+@cache
 def transitions() -> dict[str, Transition]:
     """All of them, by name."""
     found = {}
@@ -44,7 +49,9 @@ def transitions() -> dict[str, Transition]:
             for title, part in zip(["", *parts[1::2]], parts[::2], strict=True)
         }
         timed = lines.get(TIMED, ())
-        found[name] = Transition(name, lines[""], timed or lines["then"], lines.get("at any moment", ()), bool(timed))
+        alone = lines.get(ALONE, ())
+        meanwhile = alone or lines.get("at any moment", ())
+        found[name] = Transition(name, lines[""], timed or lines["then"], meanwhile, bool(timed), bool(alone))
     return found
 
 
@@ -76,8 +83,8 @@ class Story(Stage):
                     return await super().do(number, text)
                 if tried:
                     return ""  # it was done, and the answer was lost
-            except Waiting:
-                pass
+            except (Waiting, TxnRefused):
+                pass  # whoever leads does not any more
             except Missing:
                 if text.startswith("resume"):
                     return ""
