@@ -15,8 +15,8 @@ from agent.consul.embedded.memory import MemoryConsul
 from agent.consul.embedded.store import Store
 from agent.consul.errors import UNAVAILABLE
 from agent.consul.protocol import CheckHealth, KeyValue, ServiceHealth
-from agent.errors import Waiting
-from reconciler.simulation.virtual import outside
+from agent.errors import TdieError, Waiting
+from reconciler.simulation.virtual import later
 
 T = TypeVar("T")
 
@@ -51,21 +51,31 @@ class _Ways(MemoryConsul):
 
     async def go(self, work: Callable[[], Coroutine[object, object, T]]) -> T:
         """What Consul answers, once that is here."""
-        travels = outside(self._travel(work), "call to Consul")
-        travels.add_done_callback(_looked_at)
-        return await asyncio.shield(travels)
+        answer: asyncio.Future[T] = asyncio.get_running_loop().create_future()
+        later(self._random.uniform(0.0, self.slow), self._arrives, work, answer)
+        return await answer
 
-    async def _travel(self, work: Callable[[], Coroutine[object, object, T]]) -> T:
-        await asyncio.sleep(self._random.uniform(0.0, self.slow))
-        done = await work()
-        await asyncio.sleep(self._random.uniform(0.0, self.slow))
-        self._reachable("hear the answer")
-        return done
+    def _arrives(self, work: Callable[[], Coroutine[object, object, T]], answer: asyncio.Future[T]) -> None:
+        try:
+            work().send(None)  # Consul in memory answers at once
+        except StopIteration as done:
+            later(self._random.uniform(0.0, self.slow), self._is_back, answer, done.value)
+        except TdieError as error:
+            _fails(answer, error)
+
+    def _is_back(self, answer: asyncio.Future[T], value: T) -> None:
+        try:
+            self._reachable("hear the answer")
+        except TdieError as error:
+            _fails(answer, error)
+        else:
+            if not answer.done():
+                answer.set_result(value)
 
 
-def _looked_at(travels: asyncio.Task[T]) -> None:
-    if not travels.cancelled():
-        travels.exception()  # who asked may have stopped waiting
+def _fails(answer: asyncio.Future[T], error: TdieError) -> None:
+    if not answer.done():  # who asked may have stopped waiting
+        answer.set_exception(error)
 
 
 def _slowly(plain: Callable[..., Coroutine[object, object, T]]) -> Callable[..., Coroutine[object, object, T]]:
