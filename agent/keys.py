@@ -22,6 +22,11 @@ def epoch(cluster: str) -> str:
     return prefix(cluster) + "epoch"
 
 
+def fresh(cluster: str) -> str:
+    """There since the epoch began anew, until a leader has waited long enough for nodes that Consul does not know of."""
+    return prefix(cluster) + "fresh"
+
+
 def rewound(cluster: str) -> str:
     """There while Consul is known to have lost data and not every listed node has told what it runs since; JSON with `since`."""
     return prefix(cluster) + "rewound"

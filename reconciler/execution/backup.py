@@ -115,8 +115,10 @@ async def _raise_epoch(consul: Consul, cluster: str, at_least: int, proof: TxnOp
     stored = int(entry.value) if entry else 0
     if stored >= at_least:
         return stored
-    index = entry.modify_index if entry else 0
-    await consul.txn([proof, TxnOp("cas", keys.epoch(cluster), str(at_least).encode(), index=index)])
+    ops = [TxnOp("cas", keys.epoch(cluster), str(at_least).encode(), index=entry.modify_index if entry else 0)]
+    if entry is None:  # whoever leads next must know that this Consul is new
+        ops.append(TxnOp("set", keys.fresh(cluster), b"{}"))
+    await consul.txn([proof, *ops])
     return at_least
 
 

@@ -36,7 +36,7 @@ class Term:
     epoch: int
     session: str
     certain_until: Monotonic
-    fresh_consul: bool = False  # the epoch key was missing: Consul may have forgotten what runs
+    fresh_consul: bool = False  # the epoch began anew a while ago: Consul may have forgotten what runs
     ended: asyncio.Event = field(default_factory=asyncio.Event)
     why: str = ""
 
@@ -170,9 +170,9 @@ class Leadership:
         """Set `epoch` to max(stored, heard of) + 1 in one transaction that also proves that we hold `leader`.
 
         When Consul has lost data (we know that by now, or its epoch is behind), that is written down with it: no later leader could
-        find it out.
+        find it out. So is that it may have: there is no epoch, as at the very first start.
         """
-        key = keys.epoch(self.cluster)
+        key, fresh = keys.epoch(self.cluster), keys.fresh(self.cluster)
         for _ in range(EPOCH_TRIES):
             entry = await self._consul.get(key)
             stored = int(entry.value) if entry else 0
@@ -183,6 +183,8 @@ class Leadership:
             ]
             if rewound or stored < at_least:
                 ops.append(TxnOp("set", keys.rewound(self.cluster), self._since()))
+            if entry is None:
+                ops.append(TxnOp("set", fresh, self._since()))
             try:
                 await self._consul.txn(ops)
             except TxnRefused as error:
@@ -191,7 +193,7 @@ class Leadership:
                     raise LeadershipLost("another controller took the leader key") from error
                 continue
             self._seen_epoch = epoch
-            return epoch, entry is None
+            return epoch, await self._consul.get(fresh) is not None
         raise LeadershipLost("the epoch key changes faster than it can be set")
 
     # ------------------------------------------------------------------------------------------- beats

@@ -37,6 +37,7 @@ service         "tdie-controller"          { policy = "write" }
 service_prefix  ""                         { policy = "read" }
 key             "tdie/CLUSTER/leader"      { policy = "write" }
 key             "tdie/CLUSTER/epoch"       { policy = "write" }
+key             "tdie/CLUSTER/fresh"       { policy = "write" }
 key             "tdie/CLUSTER/rewound"     { policy = "write" }
 key_prefix      "tdie/CLUSTER/locks/"      { policy = "write" }
 key_prefix      "tdie/CLUSTER/record/"     { policy = "write" }

@@ -80,7 +80,7 @@ def _keys(store: Store) -> Iterator[Fact]:
             yield Fact("history", f"{name} {_timeless(entry.value)}")
         elif name == "record/approvals":
             yield Fact("remembers", name)  # of what: of whatever the person was shown
-        elif name.startswith(("record/", "bus/", "rewound")):
+        elif name.startswith(("record/", "bus/", "rewound", "fresh")):
             yield Fact("remembers", f"{name} {_timeless(entry.value)}")
         elif held is not None and name != "leader":
             yield Fact("lock", name, held.name.rpartition(" ")[2])

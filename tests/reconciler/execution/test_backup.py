@@ -68,6 +68,7 @@ async def test_a_wiped_consul_gets_all_of_it_back() -> None:
     assert (done.written, done.deleted, done.commit_kept, done.epoch) == (4, 0, False, 7)
     assert (await after.backup())["keys"] == doc["keys"]
     assert await after.value("epoch") == 7
+    assert await after.consul.get(keys.fresh("c")) is not None  # whoever leads then waits for nodes it does not know
 
 
 async def test_the_epoch_is_never_lowered() -> None:
@@ -75,6 +76,7 @@ async def test_the_epoch_is_never_lowered() -> None:
     later = await Place().filled(epoch=40)
     assert (await restore(later.consul, "c", doc, None)).epoch == 40
     assert await later.value("epoch") == 40
+    assert await later.consul.get(keys.fresh("c")) is None
 
 
 @pytest.mark.parametrize(

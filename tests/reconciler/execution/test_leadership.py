@@ -88,12 +88,21 @@ async def test_another_takes_over_within_the_ttl_with_a_higher_epoch(stage: Stag
     cut_at = stage.clock.now()
     await until(lambda: bool(second))
     assert stage.clock.now() - cut_at <= TTL + 1.0
-    assert (second[0].epoch, second[0].fresh_consul) == (2, False)
+    assert (second[0].epoch, second[0].fresh_consul) == (2, True)  # nobody has waited yet for nodes that may be missing
     with pytest.raises(LeadershipLost):
         first[0].must_hold(stage.clock.now())
     for task in (one, two):
         task.cancel()
     await asyncio.gather(one, two, return_exceptions=True)
+
+
+@story
+async def test_once_a_leader_has_waited_for_missing_nodes_no_later_one_does(stage: Stage) -> None:
+    async with stage.candidate("one").term() as term:
+        assert term.fresh_consul
+        await stage.clients["one"].delete(keys.fresh("c"))
+    async with stage.candidate("two").term() as term:
+        assert not term.fresh_consul
 
 
 @story

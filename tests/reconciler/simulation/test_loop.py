@@ -7,10 +7,11 @@ from collections.abc import Iterable
 
 import pytest
 
+from agent import keys
 from reconciler.execution.locks import NodeLocks
 from reconciler.simulation import virtual
 from reconciler.simulation.script import Stage
-from reconciler.simulation.world import LooksAway, World
+from reconciler.simulation.world import CLUSTER, LooksAway, World
 
 
 class Asked(LooksAway):
@@ -42,6 +43,20 @@ def test_a_push_during_a_look_is_not_left_to_the_timer() -> None:
         return left + shown
 
     assert virtual.run(story()) == "a: web.0 web@1.2.0"
+
+
+def test_a_leader_waits_once_for_nodes_that_a_new_consul_does_not_know() -> None:
+    async def story() -> list[bool]:
+        stage = await begun()
+        there = []
+        for seconds in (30.0, 30.0):
+            there.append(keys.fresh(CLUSTER) in stage.world.store.entries)
+            await asyncio.sleep(seconds)
+        there.append(keys.fresh(CLUSTER) in stage.world.store.entries)
+        await stage.world.close()
+        return there
+
+    assert virtual.run(story()) == [True, True, False]
 
 
 def test_a_target_whose_lock_was_taken_for_a_moment_is_sent_later(monkeypatch: pytest.MonkeyPatch) -> None:
