@@ -299,6 +299,7 @@ def _rename_lease(world: World, step: Step, home: Sighting) -> None:
     """Hold it while something could start, or run, under the lease of the old name: two names have two leases."""
     others = (s.node for s in world.fleet.of(home.instance).get(home.replica, ()) if s.entry is not None)
     untold = tuple(node for node in others if node != home.node and world.fleet.sites[node].listed)
+    unheard = tuple(sorted({*world.unheard, *world.lost_unheard, *world.forgotten} - {home.node, *untold}))
     if not _holds_lease(home):
         step.held(
             HoldReason.WAITING_LEASE, f"{home.replica} on {home.node} does not hold its lease yet", (home.replica,)
@@ -308,6 +309,9 @@ def _rename_lease(world: World, step: Step, home: Sighting) -> None:
             f"{listed(untold)} was told to run {home.replica}, too, and may take its lease: it has to stop there first"
         )
         step.held(HoldReason.NODE_SILENT, detail, untold)
+    elif unheard:
+        detail = f"{listed(unheard)} did not answer yet, and may take the lease of {home.replica} if told to before"
+        step.held(HoldReason.NODE_SILENT, detail, unheard)
 
 
 def _holds_lease(sighting: Sighting) -> bool:
