@@ -7,7 +7,7 @@ import random
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
@@ -107,8 +107,8 @@ class Far(Watched):
         on the spot."""
         life, before, began = self.runs(), self.rig.plain(), clock()
         until(lambda: self._eligible() == set(NODES), "all nodes are written down to be asked", seen=self.seen)
-        steady = self.failsafe.now()
-        assert steady is not None, "the failsafe replica runs"
+        steady = self.made.hosts("two.0")
+        assert steady, "the failsafe replica runs"
         victim, (_, old, _) = sorted(before.items())[0]
         self.rig.consuls.kill(*SERVERS)
         unavailable = "CONSUL_UNAVAILABLE"
@@ -122,7 +122,7 @@ class Far(Watched):
         again = clock() - began - said
         while clock() < began + seconds:
             self.same(before, but=victim)
-            assert self.failsafe.now() == replace(steady, last=self.failsafe.lives()[-1].last), self.seen()
+            assert self.made.hosts("two.0") == steady, self.seen()
             time.sleep(0.5)
         assert self.now() is None, "strict does not outlive Consul"
         self.rig.consuls.start(*SERVERS)
@@ -139,7 +139,7 @@ class Far(Watched):
         )
         assert self.rig.registered() >= {*before, "one.0"}, "everything is in the catalog again"
         assert self.runs(but=life.launch).token > life.token
-        assert [one.launch for one in self.failsafe.lives()][-1] == steady.launch, "failsafe went on through all of it"
+        assert self.made.hosts("two.0") == steady, "failsafe went on through all of it"
         return (
             f"Consul down for {back - began:.0f} s: CONSUL_UNAVAILABLE on all nodes after {said:.1f} s, a crashed host "
             f"started again after {again:.1f} s, {len(before) - 1} others and the failsafe one untouched; "
