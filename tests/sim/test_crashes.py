@@ -13,7 +13,9 @@ from typing import Any
 import pytest
 import structlog
 
+from agent import keys
 from agent.clock import Monotonic
+from reconciler.execution.leadership import Leadership
 from reconciler.model.observed import ObservedState
 from reconciler.observe.fleet import Fleet
 from tests.sim import mutants
@@ -60,8 +62,16 @@ def _plans_go_on(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(Fleet, "snapshot", snapshot)
 
 
-def _told_is_enough(patch: pytest.MonkeyPatch) -> None:
-    """Nodes that Consul forgot count as back once a leader remembers them, whoever leads next."""
+def _only_the_first_waits(patch: pytest.MonkeyPatch) -> None:
+    """Only the leader that finds an empty Consul waits for nodes, until it has heard of all that it remembers."""
+    begin = Leadership._new_epoch
+
+    async def new_epoch(self: Leadership, session: str, at_least: int, *, rewound: bool = False) -> tuple[int, bool]:
+        empty = await self._consul.get(keys.epoch(self.cluster)) is None
+        epoch, _ = await begin(self, session, at_least, rewound=rewound)
+        return epoch, empty
+
+    patch.setattr(Leadership, "_new_epoch", new_epoch)
     patch.setattr(Fleet, "all_told", lambda fleet, listed: all(fleet._nodes[name].told for name in listed))
 
 
@@ -69,7 +79,7 @@ def _told_is_enough(patch: pytest.MonkeyPatch) -> None:
     ("breaks", "name", "trouble", "at", "seen"),
     [
         (_plans_go_on, "new version, one at a time", "controller", "sends 1.2 to a", "sent to it under another number"),
-        (_told_is_enough, "Consul loses its data", "controller", "delete tdie/sim/rewound", "started web"),
+        (_only_the_first_waits, "Consul loses its data", "controller", "delete tdie/sim/rewound", "started web"),
         (mutants.restarted_agents_see_nothing, "scale up", "agent", "starts", "is started, and it runs"),
         (mutants.restarted_agents_start_afresh, "scale up", "agent", "starts", "not keeps web.0"),
         (mutants.sessions_of_an_earlier_life_stay, "scale up", "controller", "writes lock", "nobody leads"),
