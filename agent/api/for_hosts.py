@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -17,7 +16,7 @@ from agent.api.auth import BodyLimit
 from agent.api.packages import NodePackages, package_routes
 from agent.api.uploads import MULTIPART_EXTRA
 from agent.correlation import Correlated
-from agent.keeper.address import unix_address
+from agent.keeper.listener import listen_at
 from agent.packages.names import kebab_case
 
 MAX_BODY = 1 << 20
@@ -62,15 +61,7 @@ def app_for_hosts(packages: NodePackages) -> FastAPI:
 @contextmanager
 def listening_for_hosts(path: Path) -> Iterator[socket.socket]:
     """A listening socket at this path for this user alone; the file is gone afterwards."""
-    path.unlink(missing_ok=True)  # of an agent that was killed: the data folder is ours
-    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as listener:
-        before = os.umask(0o177)
-        try:
-            with unix_address(path) as address:
-                listener.bind(address)
-        finally:
-            os.umask(before)
-        listener.listen(128)
+    with listen_at(path) as listener:  # also where an agent that was killed left one: the data folder is ours
         try:
             yield listener
         finally:

@@ -4,14 +4,23 @@ from __future__ import annotations
 
 import socket
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from agent.errors import Invalid
 from agent.keeper import codec
-from agent.keeper.handover import Line
 from agent.keeper.loop import READ, WRITE, Loop
 
 CHUNK = 1 << 18
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """A channel: its descriptor, the beginning of a line that was received, and what the other side has not taken yet."""
+
+    descriptor: int
+    held: bytes = b""
+    unsent: bytes = b""
 
 
 class Channel:

@@ -13,6 +13,7 @@ from typing import Any, TypeVar
 
 from agent.errors import Invalid
 from agent.keeper import codec
+from agent.keeper.channel import Line
 from agent.keeper.hosted import Hosted
 from agent.keeper.protocol import HostOrder
 
@@ -20,15 +21,6 @@ VERSION = 1
 T = TypeVar("T")
 _OF_THIS_IMAGE = ("channel", "timer")  # of a host: made anew from `line` and `due`
 _HOST = tuple(f.name for f in fields(Hosted) if f.name not in (*_OF_THIS_IMAGE, "order_text"))
-
-
-@dataclass(frozen=True, slots=True)
-class Line:
-    """A channel: its descriptor, the beginning of a line that was received, and what the other side has not taken yet."""
-
-    descriptor: int
-    held: bytes = b""
-    unsent: bytes = b""
 
 
 @dataclass(frozen=True, slots=True)

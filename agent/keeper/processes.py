@@ -14,8 +14,8 @@ from typing import Any, Protocol
 from agent.errors import Refused
 from agent.keeper import linux, resources
 from agent.keeper.cgroups import Cgroups
-from agent.keeper.channel import Channel
-from agent.keeper.handover import KeptHosts, Line
+from agent.keeper.channel import Channel, Line
+from agent.keeper.handover import KeptHosts
 from agent.keeper.hosted import Hosted
 from agent.keeper.launcher import Launcher, start_cold
 from agent.keeper.leftovers import leftovers

@@ -10,10 +10,10 @@ from typing import Any
 
 from agent.errors import Denied, Invalid, TdieError
 from agent.keeper import codec, linux
-from agent.keeper.address import unix_address
 from agent.keeper.channel import Channel
 from agent.keeper.handover import KeptClient, KeptServer
 from agent.keeper.hosted import Hosted
+from agent.keeper.listener import listen_at
 from agent.keeper.loop import READ, Loop
 from agent.keeper.protocol import SANDBOX_DEGRADED
 from agent.keeper.recovery import attach
@@ -34,7 +34,8 @@ class Server:
         self._loop, self._path, self._supervisor, self._upgrade = loop, path, supervisor, upgrade
         self._connections: set[Connection] = set()
         if kept is None:
-            self._listener = _listen(path)
+            self._listener = listen_at(path)
+            self._listener.setblocking(False)
         else:
             self._listener = socket.socket(fileno=kept.listener)
             self._listener.setblocking(False)
@@ -229,19 +230,6 @@ class Connection:
         left = [replica for replica, host in self._supervisor.hosts.items() if host.alive]
         self.channel.tell({"id": number, "result": left})
         self._loop.stop()
-
-
-def _listen(path: Path) -> socket.socket:
-    path.unlink(missing_ok=True)
-    listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
-    before = os.umask(0o177)
-    try:
-        with unix_address(path) as address:
-            listener.bind(address)
-    finally:
-        os.umask(before)
-    listener.listen(128)
-    return listener
 
 
 def refusal(error: TdieError) -> dict[str, Any]:

@@ -18,7 +18,8 @@ import agent
 from agent.errors import Invalid
 from agent.keeper import codec, handover
 from agent.keeper.cgroups import Cgroups, SystemFiles
-from agent.keeper.handover import Handover, KeptClient, KeptHost, KeptHosts, KeptServer, KeptZygote, Line
+from agent.keeper.channel import Line
+from agent.keeper.handover import Handover, KeptClient, KeptHost, KeptHosts, KeptServer, KeptZygote
 from agent.keeper.hosted import Hosted
 from agent.keeper.identity import PARTS
 from agent.keeper.loop import Loop
