@@ -168,6 +168,8 @@ def fault(name: str, point: Point) -> str:
     """How the transition with this trouble ends otherwise; empty if it does not."""
     numbered, without = reference(name), reference(name, then_meanwhile=point.trouble == "meanwhile")
     effect = numbered.effects[point.number]
+    if point.trouble not in effect.troubles:
+        return f"{name} {point} ({effect}): means nothing there"
     signal.signal(signal.SIGVTALRM, _give_up)
     signal.setitimer(signal.ITIMER_VIRTUAL, STUCK, 1.0)
     try:
