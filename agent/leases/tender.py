@@ -166,8 +166,9 @@ class Tender:
                 return LeaseStatus(state="held", code=KEPT_BY_AGREEMENT, holder=", ".join(self._agreement.members))
             code = self.lost or (row.fenced if row is not None else "")
             return LeaseStatus(state="ending" if code else "held", code=code or UNAVAILABLE)
-        if not self._world.session.usable:
-            return LeaseStatus(state="fenced", code=self.lost or UNAVAILABLE)
+        if not self._world.session.usable:  # what was started before it needed a lease may run still
+            gone = self._world.down(self._replica)
+            return LeaseStatus(state="fenced" if gone else "waiting", code=self.lost or UNAVAILABLE)
         return self._status
 
     # ------------------------------------------------------------------------------------------- its life

@@ -501,6 +501,22 @@ def test_a_restarted_machine_gives_its_old_session_up() -> None:
     story(body)
 
 
+def test_who_runs_it_from_before_it_needed_a_lease_is_not_fenced_when_consul_is_away() -> None:
+    """Nothing ended there: a leader that heard so would let another node have the lock and run it."""
+
+    async def body(fleet: Fleet) -> None:
+        fleet.start("a")
+        await fleet.order("a", "one.0", lease="none")
+        await fleet.until(lambda: fleet.running("a"))
+        await fleet.order("a", "one.0")
+        await fleet.until(lambda: fleet.lease("a").code == "WAITING_LOCK_DELAY")
+        fleet.consuls["a"].cut = True
+        await fleet.until(lambda: fleet.lease("a").code == "CONSUL_UNAVAILABLE")
+        assert (fleet.lease("a").state, fleet.running("a")) == ("waiting", True)
+
+    story(body)
+
+
 def test_a_lease_comes_and_goes_with_its_policy_and_the_process_stays() -> None:
     async def body(fleet: Fleet) -> None:
         fleet.start("a", "b")
