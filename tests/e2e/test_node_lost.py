@@ -77,10 +77,10 @@ def test_many_machines_lost_at_once_move_only_when_a_person_says_so_and_one_at_a
     """FAULTS 26: most likely the fault is ours."""
     policy = {"lostAfter": "1s", "massFailure": {"fraction": 0.3, "atLeast": 2}}
     with system(consul_server.http, failover=policy) as made:
-        made.controller("c1", "--beat-ttl", "1", "--agent-ttl", "2")
+        made.controller("c1", "--agent-ttl", "2")
         agents = {node: made.agent(node, "--beat-ttl", "2") for node in NODES}
         made.settled()
-        before = living(made.status())
+        before = living(made.see(lambda s: s["converged"], "all is as it should be"))
         stays, *victims = NODES
         for victim in victims:
             agents[victim].kill()
@@ -99,7 +99,7 @@ def test_many_machines_lost_at_once_move_only_when_a_person_says_so_and_one_at_a
         assert made.asked("apply", "--yes").returncode == 0  # to say yes to the plan is not to say that they are gone
         of_two = {name for name, row in before.items() if row["node"] in victims and not name.startswith("each.")}
         assert of_two
-        assert living(made.status()).keys().isdisjoint(of_two)
+        assert living(made.see(held, "nothing moves still")).keys().isdisjoint(of_two)
 
         confirmed = time.monotonic()
         done = made.asked("apply", "--yes", "--confirm-lost")
@@ -108,7 +108,7 @@ def test_many_machines_lost_at_once_move_only_when_a_person_says_so_and_one_at_a
         assert {before[name]["node"] for name in living(first).keys() & of_two} == {min(victims)}
         made.see(lambda s: of_two <= living(s).keys(), "what the other one ran follows")
         assert time.monotonic() - confirmed >= PACE
-        after = living(made.status())
+        after = living(made.see(lambda s: of_two <= living(s).keys(), "all of them are there"))
         assert {row["node"] for row in after.values()} == {stays}
         kept = [name for name, row in before.items() if row["node"] == stays]
         assert [after[name]["pid"] for name in kept] == [before[name]["pid"] for name in kept]

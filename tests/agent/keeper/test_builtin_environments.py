@@ -54,9 +54,10 @@ def installed(name: str) -> tuple[Installed, Code]:
 @pytest.fixture
 def make(rig: Rig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Make:
     """Makes environments from wheels in a folder: no registry is asked."""
-    wheels = tmp_path / "wheels"
+    wheels, empty = tmp_path / "wheels", tmp_path / "index"
     wheels.mkdir()
-    monkeypatch.setenv("UV_NO_INDEX", "1")
+    empty.mkdir()
+    monkeypatch.setenv("UV_DEFAULT_INDEX", empty.as_uri())
     monkeypatch.setenv("UV_FIND_LINKS", str(wheels))
     environments = Environments(tmp_path / "environments")
     environments.open()
