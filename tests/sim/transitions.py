@@ -8,16 +8,18 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
+from agent import keys
 from agent.consul.protocol import TxnRefused
 from agent.errors import Missing, Waiting
 from reconciler.simulation.observer import Observer
 from reconciler.simulation.script import Stage, commands
+from reconciler.simulation.world import CLUSTER
 from tests.sim.points import SteppedWorld
 
 TRANSITIONS = Path(__file__).with_name("transitions.txt")
 ALONE = "at any moment, and nothing else"
 TIMED = "then, at given times"
-PATIENCE = 60  # seconds for which a person tries again while nobody leads
+PATIENCE = 150  # seconds for which a person tries again while nobody leads, or who leads does not see the need yet
 ALLOWED = {  # what people ask for by these words, and the observer's promise that histories keep without them
     "rebalance gradual": "moved only when lost or told to",
     "auto revert": "never back to an older commit",
@@ -81,7 +83,7 @@ class Story(Stage):
                 if self._can_be_done(text):
                     tried = True
                     return await super().do(number, text)
-                if tried:
+                if tried and self._is_written(text):
                     return ""  # it was done, and the answer was lost
             except (Waiting, TxnRefused):
                 pass  # whoever leads does not any more
@@ -91,6 +93,9 @@ class Story(Stage):
                 raise
             await asyncio.sleep(1.0)
         return f"'{text}' cannot be done"
+
+    def _is_written(self, text: str) -> bool:
+        return keys.record(CLUSTER, f"confirmed-{text.split()[1]}") in self.world.store.entries
 
     def _can_be_done(self, text: str) -> bool:
         """People confirm what they are shown."""
