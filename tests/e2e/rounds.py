@@ -258,7 +258,7 @@ def on_machines(given: argparse.Namespace) -> list[str]:
     binary = consul_binary()
     assert binary is not None, NO_CONSUL
     profile = PROFILES[given.profile]
-    with far(binary, profile, given.seed) as made:
+    with far(binary, profile, given.seed, agreeing=True) as made:
         troubles = [each for each in made.troubles if not given.only or each[1].__name__ in given.only]
         bag: list[tuple[Expected, Callable[[Life], None]]] = []
         for number in range(1, given.rounds + 1):
