@@ -123,9 +123,8 @@ class Tender:
         self._tried: tuple[KeyValue | None, bool, float] | None = None  # what we took the lock of, when no answer came
         self._sight: tuple[int, int] | None = None  # the lock as we first saw it free …
         self._free_since = 0.0  # … and when
-        self._eligible: Mapping[
-            str, str
-        ] = {}  # who may take the lock by what was read there last, perhaps before Consul was wiped
+        # Who may take the lock by what was read there last, perhaps before Consul was wiped.
+        self._eligible: Mapping[str, str] = {}
         self._lost = ""
         self._agreement = Agreement(replica, world)
         self._agreed = False  # as it was told
