@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import os
 import signal
 import socket
@@ -98,7 +99,9 @@ async def run_controller(settings: ControllerSettings, told: asyncio.Event | Non
     board, wakeups = Board(settings.cluster, clock), Wakeups()
     leadership = Leadership(settings.cluster, settings.name, api, consul=consul, clock=clock, ttl=settings.beat_ttl)
     edges = Edges(source, consul, nodes, clock, lambda digest: f"{api}/api/master/packages/{digest}")
-    loop = Loop(settings.cluster, edges, leadership, board, wakeups, agent_ttl=settings.agent_ttl)
+    loop = Loop(
+        settings.cluster, edges, leadership, board, wakeups, agent_ttl=settings.agent_ttl, once_healthy=freeze_heap
+    )
     app = build_api(loop, source, nodes, clock, f"{source.shown_url} {settings.ref}", callers)
     log.info("controller started", api=api, cluster=settings.cluster, consul=str(_consul_address(settings)))
     try:
@@ -143,6 +146,12 @@ def build_api(
     app.add_middleware(BearerAuth, callers=callers, needs=NEEDS)
     app.add_middleware(Correlated, entered=logged_as)
     return app
+
+
+def freeze_heap() -> None:
+    """What is there now stays: the collector looking through it again and again would hold up everything for a moment."""
+    gc.collect()
+    gc.freeze()
 
 
 def _signals() -> asyncio.Event:

@@ -12,7 +12,7 @@ from agent.clock import Clock
 from reconciler.execution.leadership import Term
 from reconciler.execution.publish import Sent
 from reconciler.model.desired import DesiredState
-from reconciler.model.observed import ObservedState
+from reconciler.model.observed import ObservedState, Presence
 from reconciler.model.plan import Plan
 from reconciler.source.sourced import Sourced
 
@@ -39,6 +39,8 @@ class Board:
         self._numbers = count(1)
         self._listeners: list[Callable[[], None]] = []
         self._said: dict[str, str] = {}
+        self._resumes = ""  # the commit that an earlier leader may not have carried out wholly
+        self._unknown: dict[str, tuple[int, int]] = {}  # node → what it was sent and did not answer
         self.events: deque[Event] = deque(maxlen=EVENTS)
         self.term: Term | None = None
         self.source: Sourced | None = None
@@ -55,9 +57,10 @@ class Board:
         for listener in list(self._listeners):
             listener()
 
-    def leads(self, term: Term) -> None:
-        """This controller leads with this term."""
+    def leads(self, term: Term, in_force: str | None = None) -> None:
+        """This controller leads with this term; `in_force` is the commit that an earlier leader carried out, if there was one."""
         self.term, self.source = term, None  # what was in force when it led before may not be any more
+        self._resumes, self._unknown = in_force or "", {}
         self.error = ""
         self._event("LEADING", f"leads with epoch {term.epoch}", epoch=term.epoch)
 
@@ -106,15 +109,38 @@ class Board:
     def planned(self, desired: DesiredState, observed: ObservedState, plan: Plan, sent: tuple[Sent, ...]) -> None:
         """A cycle ended with this plan."""
         self.desired, self.observed, self.plan, self.error = desired, observed, plan, ""
+        self._take_up(observed, plan)
         for one in sent:
-            if one.error:
-                self._once(f"send {one.node}", "NOT_SENT", f"{one.node}: {one.error}", node=one.node)
-            else:
-                self._event("SENT", f"{one.node}: assignment {one.epoch}.{one.generation}", node=one.node)
+            self._sent(one)
         done = "CHANGING" if plan.changes else "HEALTHY" if plan.healthy else "CONVERGED"
         self._once("plan", done, f"commit {plan.commit[:8]}: {len(plan.changes)} change(s), {len(plan.holds)} held")
         for listener in list(self._listeners):
             listener()
+
+    def _sent(self, one: Sent) -> None:
+        what = f"{one.node}: assignment {one.epoch}.{one.generation}"
+        if one.unknown:
+            self._unknown[one.node] = (one.epoch, one.generation)
+            self._once(f"send {one.node}", "STEP_UNKNOWN", f"{what} may have arrived: {one.error}", node=one.node)
+            return
+        self._unknown.pop(one.node, None)
+        if one.error:
+            self._once(f"send {one.node}", "NOT_SENT", f"{one.node}: {one.error}", node=one.node)
+        else:
+            self._event("SENT", what, node=one.node)
+
+    def _take_up(self, observed: ObservedState, plan: Plan) -> None:
+        """What was open is known: whether a node has what it did not answer, and what an earlier leader left to do."""
+        for name, step in list(self._unknown.items()):
+            accepted = observed.nodes[name].accepted if name in observed.nodes else None
+            if accepted is not None and (accepted.epoch, accepted.generation) >= step:
+                del self._unknown[name]
+                self._event("STEP_DONE", f"{name}: assignment {step[0]}.{step[1]} had arrived", node=name)
+        if self._resumes and not any(view.presence is Presence.JOINING for view in observed.nodes.values()):
+            if plan.changes and plan.commit == self._resumes:
+                left = len(plan.changes)
+                self._event("PLAN_RESUMED", f"commit {plan.commit[:8]} goes on: {left} change(s) left", left=left)
+            self._resumes = ""
 
     def listen(self, listener: Callable[[], None]) -> Callable[[], None]:
         """Call `listener` after each event or plan; returns a function that ends this."""

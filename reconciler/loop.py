@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import gc
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -50,7 +50,10 @@ class Settled:
 
 
 class Loop:
-    """One controller: stands by, leads, and while it leads keeps the fleet at the commit in force."""
+    """One controller: stands by, leads, and while it leads keeps the fleet at the commit in force.
+
+    `once_healthy` is called when everything runs well for the first time.
+    """
 
     def __init__(
         self,
@@ -61,6 +64,7 @@ class Loop:
         wakeups: Wakeups,
         *,
         agent_ttl: float = 15.0,
+        once_healthy: Callable[[], None] | None = None,
     ) -> None:
         self._cluster = cluster
         self._edges = edges
@@ -86,7 +90,7 @@ class Loop:
         self._record = Record()
         self.planned_with = Record()  # what the last plan was made with
         self._record_stale = True
-        self._frozen = False
+        self._once_healthy = once_healthy
 
     async def run(self) -> None:
         """Stand by and lead, again and again, until cancelled. The longer Consul is away, the less it is asked."""
@@ -118,13 +122,13 @@ class Loop:
             await self._edges.source.start_from(commit)
         while True:
             try:
-                await self._lead_epoch(term)
+                await self._lead_epoch(term, commit)
             except* HigherEpoch as group:
                 found = max(_leaves(group), key=lambda error: error.epoch)
                 self.record.distrust()
                 await self._leadership.raise_epoch(term, found.epoch)
 
-    async def _lead_epoch(self, term: Term) -> None:
+    async def _lead_epoch(self, term: Term, commit: str | None) -> None:
         locks = NodeLocks(
             self._cluster,
             term.session,
@@ -143,7 +147,7 @@ class Loop:
         )
         self._settled, self._record_stale = Settled(None), True
         topics = Topics(self._cluster, term.session, consul=self._edges.consul)
-        self.board.leads(term)
+        self.board.leads(term, commit)
         sourced = await self._look()  # before `changed`, which then knows what to compare with
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(
@@ -152,6 +156,18 @@ class Loop:
             tasks.create_task(self._watch_source(), name="watch Git")
             tasks.create_task(self._cycles(sourced, publisher, topics, term), name="cycles")
             tasks.create_task(_until_over(term), name="until the term is over")
+            if term.fresh_consul:
+                tasks.create_task(self._wait_for_forgotten(term), name="wait for nodes that Consul forgot")
+
+    async def _wait_for_forgotten(self, term: Term) -> None:
+        await self.fleet.patience_over()
+        while True:
+            try:
+                await self._leadership.nothing_forgotten(term)
+                return
+            except TdieError as error:
+                log.warning("not written down that Consul's data is whole again", error=str(error))
+                await asyncio.sleep(AGAIN)
 
     async def _watch_source(self) -> None:
         while True:
@@ -226,10 +242,9 @@ class Loop:
         else:
             self._settled = Settled(decided, sent, again)
         self.board.planned(desired, observed, decided, sent)
-        if decided.healthy and not self._frozen:
-            self._frozen = True
-            gc.collect()
-            gc.freeze()  # all this stays: looking through it again and again would hold up everything for a moment
+        if decided.healthy and self._once_healthy is not None:
+            self._once_healthy()
+            self._once_healthy = None
         return self._settled
 
     def _until(self, settled: Settled) -> float:

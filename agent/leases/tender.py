@@ -3,21 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Protocol, TypeVar
 
 import structlog
 
-from agent import keys
-from agent.clock import Clock
-from agent.consul.protocol import Consul, KeyValue
+from agent.consul.protocol import KeyValue
 from agent.errors import TdieError
-from agent.keeper.protocol import HostRow, Keeper
 from agent.leases.agreement import Agreement
 from agent.leases.failsafe import PROMISED, may_acquire
-from agent.leases.peers import Peers
-from agent.leases.promises import Promises
+from agent.leases.key import LeaseKey
 from agent.leases.session import Session
 from agent.leases.values import (
     EPOCH_LOST,
@@ -27,64 +22,19 @@ from agent.leases.values import (
     UNAVAILABLE,
     WAITING_LEASE,
     WAITING_LOCK_DELAY,
-    Record,
     Token,
     is_clean,
     next_token,
     read_record,
     wait_after,
 )
+from agent.leases.world import World
 from agent.wire import KEPT_BY_AGREEMENT, NOT_ELIGIBLE, LeaseStatus
 
 log = structlog.get_logger("leases")
 
-T = TypeVar("T")
-
-LOOK = 10.0  # seconds a watch on a lock held elsewhere lasts
-AGAIN = 1.0
+AGAIN = 1.0  # seconds between looks at what stands in the way
 PRESS = 0.5  # … between words to a keeper that has not ended a host yet
-
-
-class World(Protocol):
-    """What a tender sees of its node."""
-
-    cluster: str
-    node: str
-    consul: Consul
-    keeper: Keeper
-    clock: Clock
-    session: Session
-    peers: Peers
-    promises: Promises
-    uniform: Callable[[float, float], float]
-
-    def known(self) -> bool:
-        """Whether the keeper's rows are known."""
-        ...
-
-    def row(self, replica: str) -> HostRow | None: ...
-
-    def down(self, replica: str) -> bool:
-        """Whether it is proven that nothing of its host is left."""
-        ...
-
-    def runs_leased(self, replica: str) -> bool:
-        """Whether something may run that needs the lease."""
-        ...
-
-    def wanted(self, replica: str) -> bool:
-        """Whether the replica is ordered here, and under a lease."""
-        ...
-
-    def failsafe(self, replica: str) -> bool:
-        """Whether it is ordered here, and may outlive the session by agreement."""
-        ...
-
-    async def members(self) -> Mapping[str, str]:
-        """All nodes of the cluster that Consul knows of, this one among them, with the addresses of their APIs."""
-        ...
-
-    def changed(self, replica: str) -> None: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,7 +66,7 @@ class Tender:
 
     def __init__(self, replica: str, world: World, *, left_over: bool = False) -> None:
         self._replica, self._world = replica, world
-        self._key = keys.lease(world.cluster, replica)
+        self._key = LeaseKey(replica, world)
         self._left_over = left_over  # our session holds the lock since an earlier life
         self._held: Held | None = None
         self._lock: Lock | None = None
@@ -205,7 +155,7 @@ class Tender:
         if not session.usable:
             await self._say_and_wait(LeaseStatus(state="waiting", code=UNAVAILABLE), AGAIN)
             return
-        entry = await self._read()
+        entry = await self._key.read()
         seen = world.clock.now()
         if (record := read_record(entry)) is not None:
             self._eligible = {} if is_clean(entry) else record.eligible
@@ -224,7 +174,7 @@ class Tender:
         record = read_record(entry)
         holder = record.node if record is not None and record.session == entry.session else ""
         self._say(LeaseStatus(state="waiting", code=WAITING_LEASE, holder=holder))
-        watch = asyncio.ensure_future(self._world.consul.watch(self._key, entry.modify_index, LOOK))
+        watch = asyncio.ensure_future(self._key.moved(entry))
         moved = asyncio.ensure_future(self._wanted_no_more())
         try:
             await asyncio.wait({watch, moved}, return_when=asyncio.FIRST_COMPLETED)
@@ -263,7 +213,7 @@ class Tender:
         index = (entry.lock_index if entry else 0) + 1
         token = before.token if before else Token()
         self._tried, self._acquiring = (entry, clean, ready_at), True
-        if not await self._acquire(self._record(index, token, self._eligible)):
+        if not await self._key.acquire(index, token, self._eligible):
             self._tried, self._acquiring = None, False
             status = LeaseStatus(state="waiting", code=WAITING_LOCK_DELAY, until=ready_at)
             await self._say_and_wait(status, AGAIN * world.uniform(0.8, 1.2))
@@ -278,7 +228,7 @@ class Tender:
         if seen < until:
             await self._say_and_wait(LeaseStatus(state="waiting", code=WAITING_LOCK_DELAY, until=until), until - seen)
             return
-        epoch = await self._ask(world.consul.get(keys.epoch(world.cluster)))
+        epoch = await self._key.epoch()
         if epoch is None:  # wiped, and no leader has made a new one: a token could be lower than one that was given
             await self._say_and_wait(LeaseStatus(state="waiting", code=EPOCH_LOST), AGAIN)
             return
@@ -286,13 +236,13 @@ class Tender:
         if not self._lock.taken:  # written anew, it has a place in Consul's log that is later than that of any token
             before = read_record(entry)
             token, eligible = (before.token, before.eligible) if before else (Token(), {})
-            if await self._acquire(self._record(entry.lock_index, token, eligible)):
+            if await self._key.acquire(entry.lock_index, token, eligible):
                 self._lock = replace(self._lock, taken=True)
             return
         token = next_token(read_record(entry), int(epoch.value), entry)
         seen_at = _now(session)
         members = await world.members() if world.failsafe(self._replica) else {}
-        if await self._acquire(self._record(entry.lock_index, token, members)):
+        if await self._key.acquire(entry.lock_index, token, members):
             await self._agreement.written(token, members)
             self._hold(Held(entry.lock_index, token, *seen_at))
         self._lock = None
@@ -329,7 +279,7 @@ class Tender:
                 self._agreement.recall(Token(row.order.lease.epoch, row.order.lease.index))
                 await self._go_on(AGAIN)
             return
-        entry = await self._read()
+        entry = await self._key.read()
         record, token = read_record(entry), Token(row.order.lease.epoch, row.order.lease.index)
         if entry is not None and entry.session == session.id:
             if record is not None and (record.token, record.lock_index) == (token, entry.lock_index):
@@ -339,7 +289,7 @@ class Tender:
         elif session.cause == EPOCH_LOST and (entry is None or not entry.session):
             index = (entry.lock_index if entry else 0) + 1
             self._agreement.recall(token)
-            if not await self._acquire(self._record(index, token, self._agreement.members)):
+            if not await self._key.acquire(index, token, self._agreement.members):
                 await self._wait(AGAIN * world.uniform(0.8, 1.2))
         else:
             await self._end(session.cause or TAMPERED)
@@ -369,7 +319,7 @@ class Tender:
             return
         elif session.id and (held.renewal, held.lapses) != (session.renewals, session.lapses):
             now = (session.renewals, session.lapses)
-            entry = await self._read()
+            entry = await self._key.read()
             if entry is None or not self._is_ours(entry, held):
                 await self._end(TAMPERED)
                 return
@@ -396,7 +346,7 @@ class Tender:
             await self._agreement.read(held.token, members)
             return
         await self._agreement.before_writing(members)
-        if await self._acquire(self._record(held.index, held.token, members)):
+        if await self._key.acquire(held.index, held.token, members):
             await self._agreement.written(held.token, members)
 
     async def _go_on(self, pause: float | None) -> None:
@@ -422,8 +372,7 @@ class Tender:
         return same and record is not None and record.token == held.token
 
     async def _release(self, held: Held, *, clean: bool) -> None:
-        record = replace(self._record(held.index, held.token, self._agreement.members), released_clean=clean)
-        await self._ask(self._world.consul.release(self._key, record.encode(), self._world.session.id))
+        await self._key.release(held.index, held.token, self._agreement.members, clean=clean)
         log.info("lease given back", replica=self._replica, clean=clean)
         self._held, self._left_over, self._acquiring = None, False, False
         self._world.changed(self._replica)
@@ -431,14 +380,13 @@ class Tender:
 
     async def _drop(self) -> None:
         """Not wanted and not held, but perhaps locked by our session: free it, without a word about what ran there."""
-        world, session = self._world, self._world.session
+        session = self._world.session
         if session.id:
-            entry = await self._read()
+            entry = await self._key.read()
             if entry is not None and entry.session == session.id:
                 record = read_record(entry)
                 token, eligible = (record.token, record.eligible) if record else (Token(), {})
-                mine = self._record(entry.lock_index, token, eligible)
-                await self._ask(world.consul.release(self._key, mine.encode(), session.id))
+                await self._key.release(entry.lock_index, token, eligible)
         self._lock, self._left_over, self._acquiring = None, False, False
 
     async def release(self) -> None:
@@ -464,29 +412,7 @@ class Tender:
         world.changed(self._replica)
         await self._agreement.over()
 
-    # ------------------------------------------------------------------------------------------- words with Consul
-
-    async def _read(self) -> KeyValue | None:
-        return await self._ask(self._world.consul.get(self._key))
-
-    async def _acquire(self, record: Record) -> bool:
-        return await self._ask(self._world.consul.acquire(self._key, record.encode(), self._world.session.id))
-
-    async def _ask(self, question: Awaitable[T]) -> T:
-        async with asyncio.timeout(self._world.session.figures.http_timeout):
-            return await question
-
-    def _record(self, index: int, token: Token, eligible: Mapping[str, str]) -> Record:
-        world = self._world
-        return Record(
-            node=world.node,
-            session=world.session.id,
-            lock_index=index,
-            token=token,
-            lock_delay=world.session.figures.lock_delay,
-            since=f"{world.clock.wall():%Y-%m-%dT%H:%M:%SZ}",
-            eligible=eligible,
-        )
+    # ------------------------------------------------------------------------------------------- what is said, and waits
 
     def _hold(self, held: Held) -> None:
         self._held, self._lost, self._lock, self._sight = held, "", None, None

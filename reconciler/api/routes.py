@@ -16,10 +16,11 @@ from pydantic.alias_generators import to_camel
 
 from agent.client import NodeApi
 from agent.clock import Clock
-from agent.errors import Missing, Refused, TdieError, Waiting
+from agent.errors import Missing, TdieError, Waiting
 from reconciler import answers
 from reconciler.board import Board
-from reconciler.execution.approvals import approve, promoted
+from reconciler.execution.approvals import approve, must_be_lost, promoted
+from reconciler.execution.proven import NotLeading
 from reconciler.loop import Loop
 from reconciler.model.desired import DesiredState
 from reconciler.model.observed import ObservedState, Presence
@@ -189,6 +190,8 @@ def routes(loop: Loop, packages: PackageSource, nodes: NodeApi, clock: Clock, gi
         term = must_lead(board)
         if board.plan is None:
             raise not_ready(board)
+        if approval.confirm_lost:
+            must_be_lost(board.plan, loop.planned_with)
         seen = {named.id: named.replica for named in approval.changes}
         ids = approve(board.plan, seen)
         if approval.only is not None:
@@ -211,11 +214,9 @@ def _after(board: Board, number: int) -> list[dict[str, Any]]:
 
 
 def must_lead(board: Board) -> Any:
-    """The term; Refused when this controller does not lead."""
+    """The term; NotLeading when this controller does not lead."""
     if board.term is None:
-        raise Refused(
-            "this controller stands by", code="NOT_LEADING", hint="ask the leader: `leader` in Consul names it"
-        )
+        raise NotLeading
     return board.term
 
 

@@ -5,13 +5,20 @@ from __future__ import annotations
 from collections.abc import Container, Mapping
 
 from agent.errors import Refused
+from reconciler.model.observed import Record
 from reconciler.model.plan import Cause, HoldReason, Plan
 
 
-class PlanChanged(Refused):
+class PlanSuperseded(Refused):
     """The plan is not the one that was shown: look at it again."""
 
-    code = "PLAN_CHANGED"
+    code = "PLAN_SUPERSEDED"
+
+
+class NothingLost(Refused):
+    """No node waits for a person to say that it is gone: nothing was confirmed."""
+
+    code = "NOTHING_LOST"
 
 
 def promoted(plan: Plan, ids: Container[str]) -> dict[str, str]:
@@ -24,7 +31,7 @@ def approve(plan: Plan, seen: Mapping[str, str]) -> frozenset[str]:
     """The change ids that may run. `seen` maps the ids a person saw to their replicas.
 
     A change that was seen and is gone because it is done is fine. One that differs now (same replica, other id), or a new one
-    that a commit caused, is not: raises PlanChanged and names them.
+    that a commit caused, is not: raises PlanSuperseded and names them.
     """
     now = {change.id: change for change in plan.changes}
     altered = {change.replica for change in plan.changes if change.id not in seen} & {
@@ -38,5 +45,13 @@ def approve(plan: Plan, seen: Mapping[str, str]) -> frozenset[str]:
     if altered or new:
         parts = [f"altered: {', '.join(sorted(altered))}"] if altered else []
         parts += [f"new: {', '.join(sorted(new))}"] if new else []
-        raise PlanChanged("; ".join(parts), hint="make and read the plan again: tdie plan")
+        raise PlanSuperseded(
+            f"by commit {plan.commit[:8]}: {'; '.join(parts)}", hint="make and read the plan again: tdie plan"
+        )
     return frozenset(seen)
+
+
+def must_be_lost(plan: Plan, record: Record) -> None:
+    """Raise NothingLost unless the plan waits for a person to say that nodes are gone."""
+    if not plan.lost_digest and not record.rewound:
+        raise NothingLost("no nodes were lost together, and Consul has not lost its data", hint="see tdie status")

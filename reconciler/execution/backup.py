@@ -16,7 +16,8 @@ from agent.clock import Clock
 from agent.consul.protocol import Consul, TxnOp
 from agent.errors import Invalid, Refused
 from agent.wire import digest_of
-from reconciler.execution.record import LIMIT, MOST_OPS
+from reconciler.execution import proven
+from reconciler.execution.record import LIMIT
 
 FORMAT = "tdie/backup/1"
 COMMIT = "record/commit"
@@ -90,17 +91,16 @@ async def restore(consul: Consul, cluster: str, doc: Mapping[str, Any], session:
     names = sorted(wanted, key=lambda name: (name == COMMIT, name))
     ops = [TxnOp("delete", prefix + name) for name in gone]
     ops += [TxnOp("set", prefix + name, _data(wanted[name])) for name in names]
-    for start in range(0, len(ops), MOST_OPS):
-        await consul.txn([proof, *ops[start : start + MOST_OPS]])
+    await proven.write(consul, proof, ops)
     epoch = await _raise_epoch(consul, cluster, int(doc["epoch"]), proof)
     return Restored(len(wanted), len(gone), kept, epoch)
 
 
 async def _proof(consul: Consul, cluster: str, session: str | None) -> TxnOp:
     """An operation that fails, and a whole transaction with it, once somebody else leads."""
-    key = keys.leader(cluster)
     if session is not None:
-        return TxnOp("check-session", key, session=session)
+        return proven.leads(cluster, session)
+    key = keys.leader(cluster)
     held = await consul.get(key)
     if held is not None and held.session is not None:
         raise Refused("a controller leads", code="LEADER_THERE", hint="restore through it")
@@ -118,7 +118,7 @@ async def _raise_epoch(consul: Consul, cluster: str, at_least: int, proof: TxnOp
     ops = [TxnOp("cas", keys.epoch(cluster), str(at_least).encode(), index=entry.modify_index if entry else 0)]
     if entry is None:  # whoever leads next must know that this Consul is new
         ops.append(TxnOp("set", keys.fresh(cluster), b"{}"))
-    await consul.txn([proof, *ops])
+    await proven.write(consul, proof, ops)
     return at_least
 
 

@@ -10,7 +10,7 @@ import structlog
 from agent import keys
 from agent.clock import Clock
 from agent.consul.protocol import Consul, TxnOp
-from reconciler.execution.record import MOST_OPS
+from reconciler.execution import proven
 from reconciler.model.history import Entries, Entry, Seen, bring_up
 from reconciler.model.plan import HoldReason, Plan
 from reconciler.source.sourced import Sourced
@@ -53,11 +53,7 @@ class History:
         desired = sourced.desired
         keep = desired.cluster.retain_history if desired is not None else len(self.entries) + 1
         after = bring_up(self.entries, self._seen(sourced, plan), keep)
-        ops = list(self._ops(after))
-        while ops:
-            proof = TxnOp("check-session", keys.leader(self._cluster), session=session)
-            await self._consul.txn([proof, *ops[:MOST_OPS]])
-            del ops[:MOST_OPS]
+        await proven.write(self._consul, proven.leads(self._cluster, session), list(self._ops(after)))
         self._last, self.entries, self._written = (sourced, plan), after, after
 
     def _seen(self, sourced: Sourced, plan: Plan | None) -> Seen:

@@ -14,6 +14,8 @@ from agent import keys
 from agent.clock import Clock, Monotonic
 from agent.consul.protocol import Check, CheckGone, Consul, KeyValue, Service, SessionGone, TxnOp, TxnRefused
 from agent.errors import TdieError, Waiting
+from reconciler.execution import proven
+from reconciler.execution.proven import NotLeading
 
 log = structlog.get_logger("leadership")
 
@@ -42,8 +44,10 @@ class Term:
 
     def must_hold(self, now: Monotonic) -> None:
         """Raise LeadershipLost unless the last beat was answered recently enough."""
-        if self.ended.is_set() or now >= self.certain_until:
-            raise LeadershipLost(self.why or "Consul has not answered a beat in time")
+        if self.ended.is_set():
+            raise LeadershipLost(self.why)
+        if now >= self.certain_until:
+            raise LeadershipLost("Consul has not answered a beat in time", code="LEADERSHIP_UNCERTAIN")
 
 
 class Leadership:
@@ -177,24 +181,25 @@ class Leadership:
             entry = await self._consul.get(key)
             stored = int(entry.value) if entry else 0
             epoch = max(stored, at_least) + 1
-            ops = [
-                TxnOp("check-session", keys.leader(self.cluster), session=session),
-                TxnOp("cas", key, str(epoch).encode(), index=entry.modify_index if entry else 0),
-            ]
+            ops = [TxnOp("cas", key, str(epoch).encode(), index=entry.modify_index if entry else 0)]
             if rewound or stored < at_least:
                 ops.append(TxnOp("set", keys.rewound(self.cluster), self._since()))
             if entry is None:
                 ops.append(TxnOp("set", fresh, self._since()))
             try:
-                await self._consul.txn(ops)
-            except TxnRefused as error:
-                holder = await self._consul.get(keys.leader(self.cluster))
-                if holder is None or holder.session != session:
-                    raise LeadershipLost("another controller took the leader key") from error
+                await proven.write(self._consul, proven.leads(self.cluster, session), ops)
+            except NotLeading as error:
+                raise LeadershipLost("another controller took the leader key") from error
+            except TxnRefused:
                 continue
             self._seen_epoch = epoch
             return epoch, await self._consul.get(fresh) is not None
         raise LeadershipLost("the epoch key changes faster than it can be set")
+
+    async def nothing_forgotten(self, term: Term) -> None:
+        """Whatever Consul may have forgotten had its time to come back: no later leader waits for it again."""
+        proof = proven.leads(self.cluster, term.session)
+        await proven.write(self._consul, proof, [TxnOp("delete", keys.fresh(self.cluster))])
 
     # ------------------------------------------------------------------------------------------- beats
 

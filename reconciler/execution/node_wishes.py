@@ -10,6 +10,7 @@ from agent import keys
 from agent.clock import Clock
 from agent.consul.protocol import Consul, TxnOp
 from agent.errors import Refused
+from reconciler.execution import proven
 from reconciler.observe.wishes import Written
 
 PATIENCE = 5.0  # seconds a person waits for a controller that is just changing the node
@@ -72,8 +73,7 @@ class NodeWishes:
             return "somebody"
 
     async def _write(self, op: TxnOp, session: str) -> None:
-        proof = TxnOp("check-session", keys.leader(self._cluster), session=session)
-        await self._consul.txn([proof, op])
+        await proven.write(self._consul, proven.leads(self._cluster, session), [op])
 
     def _key(self, node: str) -> str:
         return keys.record(self._cluster, "nodes", node)

@@ -10,7 +10,7 @@ import structlog
 
 from agent.client import NodeApi
 from agent.clock import Clock
-from agent.errors import TdieError
+from agent.errors import TdieError, Waiting
 from agent.wire import Assignment, PackageOrder
 from reconciler.execution.leadership import Term
 from reconciler.execution.locks import NodeLocks
@@ -32,6 +32,7 @@ class Sent:
     epoch: int
     generation: int
     error: str = ""
+    unknown: bool = False  # no answer came: it may have arrived
     higher_epoch: int = 0  # the node has heard of this later leadership
 
 
@@ -121,7 +122,8 @@ class Publisher:
         log.warning("not sent", node=assignment.node, generation=assignment.generation, error=str(error))
         epoch = getattr(error, "epoch", None)
         higher = epoch if isinstance(epoch, int) and epoch > assignment.epoch else 0
-        return Sent(assignment.node, assignment.epoch, assignment.generation, str(error), higher)
+        unknown = isinstance(error, Waiting)
+        return Sent(assignment.node, assignment.epoch, assignment.generation, str(error), unknown, higher)
 
 
 def _holders(plan: Plan, observed: ObservedState) -> Mapping[str, tuple[str, ...]]:

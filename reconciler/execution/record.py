@@ -12,12 +12,12 @@ from agent.clock import Clock
 from agent.consul.protocol import Consul, TxnOp
 from agent.errors import Missing, Refused
 from agent.wire import PackageRef
+from reconciler.execution import proven
 from reconciler.model.observed import Confirmed, Record
 from reconciler.model.rollback import Rollback
 
 MOST_UPLOADS = 250  # remembered; older ones stay where they are, but are not copied to new controllers
 FORMAT = "%Y-%m-%dT%H:%M:%SZ"
-MOST_OPS = 60  # in one transaction: Consul takes 64
 LIMIT = 60_000  # bytes; values stay below 64 KiB
 
 
@@ -123,9 +123,7 @@ class RecordStore:
         await self._write(ops, session)
 
     async def _write(self, ops: Sequence[TxnOp], session: str) -> None:
-        proof = TxnOp("check-session", keys.leader(self._cluster), session=session)
-        for start in range(0, len(ops), MOST_OPS):
-            await self._consul.txn([proof, *ops[start : start + MOST_OPS]])
+        await proven.write(self._consul, proven.leads(self._cluster, session), ops)
 
     async def approve(
         self, changes: frozenset[str], who: str, session: str, *, promoted: Mapping[str, str] | None = None
@@ -140,8 +138,10 @@ class RecordStore:
         await self._put("confirmed-prune", {"plan": plan, "who": who, "at": self._now()}, session)
 
     async def confirm_lost(self, nodes: str, who: str, session: str) -> None:
-        """The nodes with this digest are gone, and all that did not come back since Consul lost data: what ran there may move."""
-        await self._put("confirmed-lost", {"nodes": nodes, "who": who, "at": self._now()}, session)
+        """The nodes with this digest (empty: none were lost together) are gone, and all that did not come back since Consul lost
+        its data: what ran there may move."""
+        if nodes:
+            await self._put("confirmed-lost", {"nodes": nodes, "who": who, "at": self._now()}, session)
         await self.all_is_known(session)
 
     async def all_is_known(self, session: str) -> None:
@@ -201,12 +201,7 @@ class RecordStore:
         data = json.dumps(value, ensure_ascii=False).encode()
         if len(data) > LIMIT:
             raise ValueError(f"record/{name} would take {len(data)} bytes; the limit is {LIMIT}")
-        await self._consul.txn(
-            [
-                TxnOp("check-session", keys.leader(self._cluster), session=session),
-                TxnOp("set", keys.record(self._cluster, name), data),
-            ]
-        )
+        await self._write([TxnOp("set", keys.record(self._cluster, name), data)], session)
 
     def _now(self) -> str:
         return self._clock.wall().strftime(FORMAT)

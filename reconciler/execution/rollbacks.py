@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from agent.clock import Clock
 from agent.errors import Missing, Refused
 from reconciler.edges import Source
-from reconciler.execution.approvals import PlanChanged
+from reconciler.execution.approvals import PlanSuperseded
 from reconciler.execution.history import History
 from reconciler.execution.record import RecordStore
 from reconciler.model.desired import DesiredState
@@ -37,14 +37,14 @@ class Rollbacks:
     async def way(self, sourced: Sourced, to: str | None = None, expected: str | None = None) -> Way:
         """The way to a named revision, or to the last good commit.
 
-        Refused (NOTHING_EARLIER, NOT_EARLIER, ALREADY_IN_FORCE, ROLLBACK_TARGET; PlanChanged when another commit than the
+        Refused (NOTHING_EARLIER, NOT_EARLIER, ALREADY_IN_FORCE, ROLLBACK_TARGET; PlanSuperseded when another commit than the
         expected one is in force), Missing (GIT_REF_MISSING).
         """
         left = sourced.desired
         if left is None:
             raise Refused("no commit is in force yet", code="NOTHING_EARLIER")
         if expected is not None and expected != left.commit:
-            raise PlanChanged(f"commit {left.commit[:8]} is in force now, not {expected[:8]}", hint="look again")
+            raise PlanSuperseded(f"commit {left.commit[:8]} is in force now, not {expected[:8]}", hint="look again")
         back = sourced.rollback
         found = await self._load(to or self._last_good(sourced))
         if found.commit == left.commit:

@@ -8,9 +8,8 @@ from agent import keys
 from agent.bus.table import Table
 from agent.consul.protocol import Consul, TxnOp
 from agent.sdk.message import Subscription
+from reconciler.execution import proven
 from reconciler.model.desired import InstanceSpec
-
-_MOST_PARTS = 60  # a transaction has at most 64 operations
 
 
 class Topics:
@@ -32,12 +31,12 @@ class Topics:
         self._written = parts
 
     async def _write(self, parts: tuple[bytes, ...], held: int) -> None:
-        if len(parts) > _MOST_PARTS:
-            raise ValueError(f"the table of subscriptions has {len(parts)} parts; {_MOST_PARTS} fit")
-        ops = [TxnOp("check-session", keys.leader(self._cluster), session=self._session)]
-        ops += [TxnOp("set", keys.bus_table(self._cluster, n), part) for n, part in enumerate(parts)]
+        if len(parts) > proven.MOST_OPS:
+            raise ValueError(f"the table of subscriptions has {len(parts)} parts; {proven.MOST_OPS} fit")
+        ops = [TxnOp("set", keys.bus_table(self._cluster, n), part) for n, part in enumerate(parts)]
         ops += [TxnOp("delete", keys.bus_table(self._cluster, n)) for n in range(len(parts), held)]
-        await self._consul.txn(ops)
+        # Few enough to be one transaction: agents never read half a table.
+        await proven.write(self._consul, proven.leads(self._cluster, self._session), ops)
 
 
 def table_of_instances(instances: Mapping[str, InstanceSpec]) -> Table:

@@ -12,7 +12,7 @@ import structlog
 from agent import keys
 from agent.client import NodeApi
 from agent.clock import Clock, Monotonic
-from agent.consul.protocol import Consul, KeyValue, ServiceHealth, TxnOp
+from agent.consul.protocol import Consul, KeyValue, ServiceHealth
 from agent.errors import Refused, TdieError
 from agent.wire import Assignment, Claim, Claimed, Report
 from reconciler.model.observed import NodeView, NodeWish, ObservedState, Presence
@@ -117,19 +117,11 @@ class Fleet:
             tasks.create_task(self._watch_locks(session), name="watch node locks")
             tasks.create_task(self._watch_wishes(), name="watch what people want of nodes")
             tasks.create_task(self._ask_about_unheard(), name="ask Consul about nodes that were never heard")
-            if fresh_consul:
-                tasks.create_task(self._wait_for_forgotten(session), name="wait for nodes that Consul forgot")
 
-    async def _wait_for_forgotten(self, session: str) -> None:
-        """Whatever Consul forgot has had its time to come back: no later leader waits for it again."""
-        await asyncio.sleep(self._patience_until - self._clock.now())
-        proof = TxnOp("check-session", keys.leader(self._cluster), session=session)
-        while True:
-            try:
-                await self._consul.txn([proof, TxnOp("delete", keys.fresh(self._cluster))])
-                return
-            except TdieError:
-                await asyncio.sleep(1.0)
+    async def patience_over(self) -> None:
+        """Returns once whatever Consul forgot has had its time to come back."""
+        while (left := self._patience_until - self._clock.now()) > 0:
+            await asyncio.sleep(left)
 
     async def _watch_catalog(self, tasks: asyncio.TaskGroup) -> None:
         await self._wishes_known.wait()

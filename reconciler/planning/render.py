@@ -19,10 +19,13 @@ _ALWAYS = (Verdict.START, Verdict.REPLACE, Verdict.STOP)
 _SOMETIMES = (Verdict.RECONFIGURE, Verdict.MOVE, Verdict.RENAME)
 NOTHING = "No changes. The fleet runs what Git asks for."
 NOTHING_BACK = "No changes. The fleet runs what the commit rolled back to asks for."
+NOTHING_YET = "No changes to make, but not everything is as Git asks for yet: see tdie status"
 
 
 def summary(plan: Plan) -> str:
     """`Plan: 2 to start, 1 to replace, 0 to stop`, or a sentence when there is nothing to do."""
+    if not plan.changes and not plan.healthy:
+        return NOTHING_YET
     if not plan.changes:
         return NOTHING_BACK if plan.rolled_back else NOTHING
     counts = plan.counts()

@@ -145,6 +145,8 @@ class VirtualLoop(asyncio.BaseEventLoop):
     def time(self) -> float:
         return self.clock
 
+    get_debug = staticmethod(bool)  # False, in C: every future that is made asks
+
     def create_task(self, coro: Any, *, name: Any = None, context: Context | None = None) -> asyncio.Task[Any]:
         return _Numbered(coro, next(self._numbers), self, name, context)
 

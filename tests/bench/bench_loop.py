@@ -20,6 +20,7 @@ import reconciler.loop as loop_module
 from agent.clock import SystemClock
 from agent.consul.embedded.memory import MemoryConsul
 from agent.consul.embedded.store import Store
+from reconciler.app import freeze_heap
 from reconciler.board import Board
 from reconciler.edges import Edges
 from reconciler.execution.leadership import Leadership
@@ -54,7 +55,7 @@ class Measured:
         self.board = Board(CLUSTER, self.clock)
         leadership = Leadership(CLUSTER, "bench", "http://127.0.0.1:1", consul=self.consul, clock=self.clock)
         edges = Edges(self.source, self.consul, self.nodes, self.clock, package_url)
-        self.loop = Loop(CLUSTER, edges, leadership, self.board, self.wakeups)
+        self.loop = Loop(CLUSTER, edges, leadership, self.board, self.wakeups, once_healthy=freeze_heap)
         self.cpu: list[float] = []  # ms of each cycle
         self.wall: list[float] = []
         self.plans: list[float] = []

@@ -140,7 +140,7 @@ def test_a_saved_plan_is_carried_out_only_as_it_was_seen(consul_server: ConsulSe
         made.see(lambda s: s["git"]["commit"] == pushed and len(s["changes"]) == 11, "the other commit is planned")
         refused = made.asked("apply", str(saved))
         assert (refused.returncode, refused.stdout) == (1, "")
-        assert "PLAN_CHANGED" in refused.stderr
+        assert "PLAN_SUPERSEDED" in refused.stderr
         altered, _, new = refused.stderr.partition("; ")
         assert "altered: " in altered
         assert "sleep.0, sleep.1, sleep.2" in altered

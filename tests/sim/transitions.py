@@ -9,8 +9,8 @@ from functools import cache
 from pathlib import Path
 
 from agent import keys
-from agent.consul.protocol import TxnRefused
 from agent.errors import Missing, Waiting
+from reconciler.execution.proven import NotLeading
 from reconciler.simulation.observer import Observer
 from reconciler.simulation.script import Stage, commands
 from reconciler.simulation.world import CLUSTER
@@ -85,7 +85,7 @@ class Story(Stage):
                     return await super().do(number, text)
                 if tried and self._is_written(text):
                     return ""  # it was done, and the answer was lost
-            except (Waiting, TxnRefused):
+            except (Waiting, NotLeading):
                 pass  # whoever leads does not any more
             except Missing:
                 if text.startswith("resume"):

@@ -11,9 +11,9 @@ from agent import keys
 from agent.clock import SystemClock
 from agent.consul.embedded.memory import MemoryConsul
 from agent.consul.embedded.store import Store
-from agent.consul.protocol import TxnRefused
 from agent.errors import Invalid, Refused
 from reconciler.execution.backup import check, collect, restore
+from reconciler.execution.proven import NotLeading
 
 BACK = {
     "to": "c1",
@@ -108,7 +108,7 @@ async def test_while_somebody_leads_only_the_leader_restores() -> None:
     with pytest.raises(Refused, match="LEADER_THERE"):
         await restore(place.consul, "c", doc, None)
     await place.consul.session_destroy(session)
-    with pytest.raises(TxnRefused):
+    with pytest.raises(NotLeading):
         await restore(place.consul, "c", doc, session)
     assert (await place.backup())["keys"] == {}
     await restore(place.consul, "c", doc, None)

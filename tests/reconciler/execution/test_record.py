@@ -10,7 +10,7 @@ from agent import keys
 from agent.clock import Monotonic
 from agent.consul.embedded.memory import MemoryConsul
 from agent.consul.embedded.store import Store
-from agent.consul.protocol import TxnRefused
+from reconciler.execution.proven import NotLeading
 from reconciler.execution.record import RecordStore
 from reconciler.model.observed import Confirmed
 
@@ -47,5 +47,7 @@ async def test_what_was_confirmed_of_lost_nodes_has_its_time_from_no_clock_that_
         assert (await elsewhere.load()).confirmed_lost == Confirmed("digest", Monotonic(50.0))
     await first.confirm_lost("more", "ann", session)
     assert (await elsewhere.load()).confirmed_lost == Confirmed("more", Monotonic(90.0))
-    with pytest.raises(TxnRefused):
+    await first.confirm_lost("", "ann", session)  # nothing was lost together: what was said before still holds
+    assert (await first.load()).confirmed_lost.digest == "more"
+    with pytest.raises(NotLeading):
         await first.confirm_lost("other", "ann", "no session")

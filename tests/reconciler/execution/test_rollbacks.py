@@ -12,10 +12,10 @@ from agent import keys
 from agent.clock import SystemClock
 from agent.consul.embedded.memory import MemoryConsul
 from agent.consul.embedded.store import Store
-from agent.consul.protocol import TxnRefused
 from agent.errors import Missing, Refused
-from reconciler.execution.approvals import PlanChanged
+from reconciler.execution.approvals import PlanSuperseded
 from reconciler.execution.history import History
+from reconciler.execution.proven import NotLeading
 from reconciler.execution.record import RecordStore
 from reconciler.execution.rollbacks import Rollbacks
 from reconciler.model.desired import ClusterSpec, DesiredState
@@ -152,7 +152,7 @@ async def test_but_not_if_somebody_else_led_since(desk: Desk) -> None:
 
 async def test_only_the_leader_writes(desk: Desk) -> None:
     await desk.consul.session_destroy(desk.session)
-    with pytest.raises(TxnRefused):
+    with pytest.raises(NotLeading):
         await go(desk)
     assert (await desk.value("commit"))["commit"] == "three"
     assert desk.record.rollback is None
@@ -170,7 +170,7 @@ async def test_the_last_good_commit_is_found_also_after_a_rollback(desk: Desk) -
     [
         ("three", None, Refused, "ALREADY_IN_FORCE"),
         ("nobody", None, Missing, "GIT_REF_MISSING"),
-        ("two", "two", PlanChanged, "three is in force now, not two"),
+        ("two", "two", PlanSuperseded, "three is in force now, not two"),
         ("four", None, Refused, "NOT_EARLIER"),
         ("bad", None, Refused, "ROLLBACK_TARGET commit bad is not valid .1 problem.s., first x.yaml:1:1 KIND"),
     ],

@@ -99,3 +99,46 @@ def test_the_longer_consul_is_away_the_less_a_controller_asks() -> None:
     assert 20 < count < 600 / 4 + 20
     assert "CONSUL_UNAVAILABLE" in told
     assert took < 5
+
+
+def test_a_new_leader_says_what_it_goes_on_with_before_it_sends_anything() -> None:
+    async def story() -> tuple[list[str], list[int]]:
+        stage = Stage(World())
+        rollout = "on 4, at most 1 down"
+        for line in ("fleet a b", "controller one", "controller two", f"commit web@1.0 {rollout}", "settle"):
+            await stage.do(0, line)
+        await stage.do(0, f"commit web@1.1 {rollout}")
+        await asyncio.sleep(2.0)  # one of four, or two
+        first = next(name for name, each in stage.world.controllers.items() if each.loop.board.term is not None)
+        await stage.world.crash_controller(first)
+        await stage.do(0, "settle")
+        (second,) = stage.world.controllers.values()
+        events = list(second.loop.board.events)
+        await stage.world.close()
+        said = [event.code for event in events if event.code in ("LEADING", "PLAN_RESUMED", "SENT")]
+        return said[:3], [event.fields["left"] for event in events if event.code == "PLAN_RESUMED"]
+
+    said, left = virtual.run(story())
+    assert said == ["LEADING", "PLAN_RESUMED", "SENT"]
+    assert left in ([1], [2], [3])
+
+
+def test_what_was_sent_and_not_answered_is_unknown_until_the_node_tells_that_it_has_it() -> None:
+    async def story() -> tuple[list[tuple[str, str]], str]:
+        stage = await begun()
+        stage.world.mute("a")
+        await stage.do(0, "commit web@1.1 on 1")
+        await asyncio.sleep(30.0)
+        stage.world.heal("a")
+        await stage.do(0, "settle")
+        events, shown = stage.world.controllers["one"].loop.board.events, await stage.do(0, "show")
+        await stage.world.close()
+        words = [(event.code, event.detail) for event in events if event.code.startswith(("STEP", "SENT", "NOT_SENT"))]
+        return words[1:], shown
+
+    words, shown = virtual.run(story())
+    assert [code for code, _ in words] == ["STEP_UNKNOWN", "STEP_DONE", "SENT"]
+    assert words[0][1].startswith("a: assignment 1.2 may have arrived: UNREACHABLE")
+    assert words[1][1] == "a: assignment 1.2 had arrived"
+    assert words[2][1] == "a: assignment 1.3"  # 1.2 fetched the package
+    assert shown == "a: web.0 web@1.1.0"
