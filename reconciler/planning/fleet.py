@@ -90,6 +90,7 @@ class Fleet:
     by_instance: dict[str, dict[str, tuple[Sighting, ...]]] = field(default_factory=dict)
     by_situation: dict[str, dict[str, Seen]] = field(default_factory=dict)  # where placed → instance
     _by_node: dict[str, dict[str, Sighting]] = field(default_factory=dict)
+    failing: dict[str, Mapping[str, str]] = field(default_factory=dict)  # node → digest it cannot install → why
     changed: set[str] = field(default_factory=set)  # nodes whose view is another one than last time
     stirred: set[str] = field(default_factory=set)  # instances of which a sighting changed
     moved: bool = True  # what placement may know changed: everything is looked at again
@@ -146,6 +147,9 @@ class Fleet:
                     self.stirred.add(sighting.instance)
             self._replace(old, new)
         self._by_node[name] = after
+        self.failing.pop(name, None)
+        if view is not None and view.package_errors:
+            self.failing[name] = view.package_errors
         if view is None:
             self.views.pop(name, None)
         else:

@@ -47,6 +47,21 @@ def fetch_first(world: World, case: Case, ahead: Wanted) -> None:
             )
 
 
+def failing_everywhere(world: World) -> tuple[str, ...]:
+    """A sentence for each package of the cluster itself that nodes cannot install: no change of a replica would show it."""
+    found = []
+    for package in world.desired.cluster.packages:
+        why = {
+            node: errors[package.digest]
+            for node, errors in sorted(world.fleet.failing.items())
+            if package.digest in errors and world.fleet.sites[node].listed
+        }
+        if why:
+            first = next(iter(why.values()))
+            found.append(f"{listed(tuple(why))} cannot install {package}, which every node should have: {first}")
+    return tuple(found)
+
+
 def _asked_before(world: World, step: Step) -> tuple[PackageRef, ...]:
     assignment = world.view(step.change.node).assignment
     if assignment is None or step.puts is None:

@@ -16,7 +16,7 @@ from reconciler.planning.leftovers import gone
 from reconciler.planning.mass_failure import mass_failure
 from reconciler.planning.memo import Memo
 from reconciler.planning.outlook import Outlook
-from reconciler.planning.packages import Wanted, fetch_first
+from reconciler.planning.packages import Wanted, failing_everywhere, fetch_first
 from reconciler.planning.place import Openings
 from reconciler.planning.rebalance import gate as gate_rebalancing
 from reconciler.planning.rebalance import rebalance
@@ -51,6 +51,7 @@ def _plan(desired: DesiredState, observed: ObservedState, record: Record, now: M
     world = _world(desired, observed, record, now, memo)
     cases = _examined(world, memo)  # place · compare
     notes = rebalance(world, cases)
+    failing = failing_everywhere(world)
     cases = dict(sorted(cases.items()))
     found = list(cases.values())
     changes = _in_order(found)
@@ -72,14 +73,14 @@ def _plan(desired: DesiredState, observed: ObservedState, record: Record, now: M
         targets=_targets(world, found, ahead, memo),
         look_again_at=_look_again_at(found),
         warnings=observed.warnings,
-        notes=notes,
+        notes=(*failing, *notes),
         digest=digest,
         prune_digest=prune.prune_digest(found),
         lost_digest="" if world.mass_failure is None else world.mass_failure.digest,
         rolled_back=record.rolled_back,
         stable={case.instance: case.spec.spec_hash for case in found if case.stable and case.spec is not None},
         failed={case.instance: case.failed for case in found if case.failed},
-        healthy=all(case.quiet for case in found),
+        healthy=not failing and all(case.quiet for case in found),
     )
     check(world, made, found)
     # What left Git is looked at as long as anything of it is there: whether another instance takes it over can change elsewhere.

@@ -155,7 +155,7 @@ def gate(cases: Iterable[Case]) -> None:
     if not moves:
         return
     going = [step for step in steps if not step.rebalances and (step.hold is None or step.hold.reason not in _STANDING)]
-    names = tuple(dict.fromkeys(step.change.replica for step in going))
+    names = tuple(sorted({step.change.replica for step in going}))
     for step in moves if names else ():
         step.held(HoldReason.REBALANCING, f"{listed(names)} {'comes' if len(names) == 1 else 'come'} first", names[:10])
 

@@ -37,7 +37,7 @@ START = Monotonic(1_000_000.0)
 NODES = ("a", "b", "c", "d")
 Strategy = Literal["evenness", "least-loaded", "pack"]
 NAMES = ("ant", "bee", "cat", "dog")
-SLOW = settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+SLOW = settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 
 
 @st.composite

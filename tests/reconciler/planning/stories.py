@@ -316,6 +316,12 @@ class Story:
         view = self.observed.nodes[name]
         self._view(replace(view, package_errors={**view.package_errors, package(pkg).digest: error}))
 
+    def do_haspackage(self, rest: str) -> None:
+        name, pkg = rest.split()
+        view, digest = self.observed.nodes[name], package(pkg).digest
+        errors = {of: why for of, why in view.package_errors.items() if of != digest}
+        self._view(replace(view, package_errors=errors, installed=view.installed | {digest}))
+
     # -------------------------------------------------------------------------------------- replicas
 
     def _row(self, replica: str, **changes: Any) -> None:
