@@ -17,11 +17,11 @@ from agent.errors import Refused, TdieError
 from agent.wire import Assignment, Claim, Claimed, Report
 from reconciler.model.observed import NodeView, NodeWish, ObservedState, Presence
 from reconciler.observe import views, wishes
+from reconciler.observe.watched import AGAIN, WATCH, keys_below
 from reconciler.observe.witness import Finding, Says, Witness, presence
 
 log = structlog.get_logger("observe")
 
-WATCH = 55.0  # seconds; longer than a beat, shorter than what proxies cut
 NO_CONSUL = (
     "CONSUL_UNAVAILABLE",
     "CONSUL_DENIED",
@@ -132,7 +132,7 @@ class Fleet:
             except TdieError as error:
                 index = 0
                 self._consul_away(error)
-                await asyncio.sleep(1.0)
+                await asyncio.sleep(AGAIN)
                 continue
             self._catalog(entries)
             for node in self._nodes.values():
@@ -176,48 +176,24 @@ class Fleet:
 
     async def _watch_joined(self) -> None:
         """Which nodes ever joined: their identity key stays when they go."""
-        index = 0
-        prefix = keys.nodes(self._cluster)
-        while True:
-            try:
-                index, entries = await self._consul.watch_all(prefix, index, WATCH)
-            except TdieError:
-                index = 0
-                await asyncio.sleep(1.0)  # the catalog watch says that Consul is away
-                continue
+        async for entries in keys_below(self._consul, keys.nodes(self._cluster)):
             now = self._clock.now()
-            for entry in entries:
-                self._node(entry.key.removeprefix(prefix), now).joined = True
+            for name in entries:
+                self._node(name, now).joined = True
             self._changed("consul")
 
     async def _watch_locks(self, session: str) -> None:
-        index = 0
-        prefix = keys.node_locks(self._cluster)
-        while True:
-            try:
-                index, entries = await self._consul.watch_all(prefix, index, WATCH)
-            except TdieError:
-                index = 0
-                await asyncio.sleep(1.0)
-                continue
-            held = {e.key.removeprefix(prefix): _holder(e) for e in entries if e.session and e.session != session}
+        async for entries in keys_below(self._consul, keys.node_locks(self._cluster)):
+            held = {name: _holder(e) for name, e in entries.items() if e.session and e.session != session}
             if held != self._locks:
                 self._locks = held
                 self._changed("consul")
 
     async def _watch_wishes(self) -> None:
-        index = 0
-        prefix = keys.record(self._cluster, "nodes") + "/"
         known: dict[str, bytes] = {}
         self._wishes.clear()  # an earlier leadership of ours may have missed that one was taken back
-        while True:
-            try:
-                index, entries = await self._consul.watch_all(prefix, index, WATCH)
-            except TdieError:
-                index = 0
-                await asyncio.sleep(1.0)
-                continue
-            written = {entry.key.removeprefix(prefix): entry.value for entry in entries}
+        async for entries in keys_below(self._consul, keys.record(self._cluster, "nodes") + "/"):
+            written = {name: entry.value for name, entry in entries.items()}
             if written == known:
                 self._wishes_known.set()
                 continue
