@@ -10,9 +10,8 @@ from agent.client import ANSWER
 from agent.wire import Assignment, ReplicaOrder
 from reconciler.model.desired import DesiredState, InstanceSpec
 from reconciler.model.where import matches
-from reconciler.simulation.truth import Truth, instance_of, renamed, wanted
+from reconciler.simulation.truth import LAG, Truth, instance_of, renamed, wanted
 
-LAG = 21.0  # seconds in which a leader may still act on what it heard before
 TOLD = 600.0  # seconds in which a node that cannot be reached may have said last that it had lost a lease
 UNKNOWN = 60.0  # seconds after a keeper was lost
 AT_ONCE = 5.0  # seconds within which instances count as pruned together
@@ -166,12 +165,8 @@ class Orders:
     def _missed(self, replica: str, spec: InstanceSpec) -> bool:
         """It once was well, and for longer than any leader needs to hear of it nothing of it works that can be reached."""
         truth, now = self.truth, self.truth.clock.now()
-        if replica not in truth.known:
+        if replica not in truth.known or truth.needless(replica, spec):
             return False
-        if spec.per_node is not None:
-            home = replica.split(".")[1]
-            if home in truth.asked or not truth.world.machines[home].up or truth.world.lost_lately(home, LAG):
-                return False  # a lost or drained node needs none
         for name, machine in truth.world.machines.items():
             row = machine.rows.get(replica) if machine.up else None
             if row is not None and now - machine.keeper_lost_at < UNKNOWN:

@@ -14,6 +14,8 @@ from reconciler.model.desired import DesiredState, InstanceSpec
 from reconciler.model.where import matches
 from reconciler.simulation.hosts import LIVE, Machine
 
+LAG = 21.0  # seconds in which a leader may still act on what it heard before
+
 
 @dataclass(frozen=True, slots=True)
 class Violation:
@@ -133,6 +135,13 @@ class Truth:
     def well(self, replica: str, but: str = "") -> bool:
         """Whether a healthy host of this replica runs on any other node than `but`."""
         return any(row.healthy and name != but for name, row in self.copies(replica))
+
+    def needless(self, replica: str, spec: InstanceSpec) -> bool:
+        """Whether it belongs to a node that needs none: a drained one, or a lost one."""
+        if spec.per_node is None:
+            return False
+        home = replica.split(".")[1]
+        return home in self.asked or not self.world.machines[home].up or self.world.lost_lately(home, LAG)
 
 
 def wanted(desired: DesiredState, spec: InstanceSpec) -> set[str]:

@@ -24,6 +24,8 @@ REGRESSIONS = {
     173: "the first faults",
     229: "the first faults",
     233: "a node said that a replica was fenced, which ran from before it needed a lease",
+    870: "what every node has counted as away although its node was lost",
+    1155: "what every node has counted as away although its node was drained",
     FAILSAFE + 4: "a replica stayed on a node that may not have its lease",
     FAILSAFE + 11: "a replica moved although a silent node may run it already",
     FAILSAFE + 15: "a node that had lost a lease refused to promise, so its holder lost it too",
