@@ -42,17 +42,18 @@ class World:
     def view(self, node: str) -> NodeView:
         return self.observed.nodes[node]
 
-    def may_run(self, replica: str) -> tuple[str, ...]:
-        """The nodes that may run a replica although this leader was never told so."""
-        return tuple(node for node, shown in self.unheard.items() if shown is None or replica in shown)
+    def may_run(self, *names: str) -> tuple[str, ...]:
+        """The nodes that may run a replica, under one of these names, although this leader was never told so."""
+        return tuple(node for node, shown in self.unheard.items() if shown is None or not shown.isdisjoint(names))
 
-    def may_have_run(self, replica: str) -> bool:
-        """Whether a lost node may have run a replica although this leader was never told so."""
-        return any(shown is None or replica in shown for shown in self.lost_unheard.values())
+    def may_have_run(self, *names: str) -> bool:
+        """Whether a lost node may have run a replica, under one of these names, although this leader was never told so."""
+        return any(shown is None or not shown.isdisjoint(names) for shown in self.lost_unheard.values())
 
-    def shown_on_lost(self, replica: str) -> str:
-        """The lost node on which Consul shows a replica; empty if there is none."""
-        return next((node for node, shown in self.lost_unheard.items() if shown is not None and replica in shown), "")
+    def shown_on_lost(self, *names: str) -> str:
+        """The lost node on which Consul shows a replica under one of these names; empty if there is none."""
+        shown = ((node, replicas) for node, replicas in self.lost_unheard.items() if replicas is not None)
+        return next((node for node, replicas in shown if not replicas.isdisjoint(names)), "")
 
     def presence(self, node: str) -> Presence:
         return self.fleet.sites[node].presence

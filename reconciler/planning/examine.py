@@ -86,15 +86,25 @@ def wanted_replicas(world: World, spec: InstanceSpec) -> dict[str, str]:
 def _homes(world: World, spec: InstanceSpec, wanted: dict[str, str]) -> Homes:
     """Where each wanted replica is: under its own name, or under the one it had before."""
     own = world.fleet.of(spec.name)
-    old = spec.moved_from if spec.moved_from and spec.moved_from not in world.desired.instances else None
-    before = world.fleet.of(old) if old else {}
     homes: Homes = {}
     for name in wanted:
         home = _home(world, spec, own.get(name, ()))
-        if home is None and old is not None:
-            home = _home(world, spec, before.get(old + name[len(spec.name) :], ()))
+        if home is None and (old := _old_name(world, spec, name)):
+            home = _home(world, spec, world.fleet.of(str(spec.moved_from)).get(old, ()))
         homes[name] = home
     return homes
+
+
+def _old_name(world: World, spec: InstanceSpec, name: str) -> str:
+    """The name that a replica had before its instance was renamed; empty if it was not."""
+    old = spec.moved_from
+    return old + name[len(spec.name) :] if old and old not in world.desired.instances else ""
+
+
+def _names(world: World, spec: InstanceSpec, name: str) -> tuple[str, ...]:
+    """All names under which a replica may run."""
+    old = _old_name(world, spec, name)
+    return (name, old) if old else (name,)
 
 
 def _home(world: World, spec: InstanceSpec, sightings: tuple[Sighting, ...]) -> Sighting | None:
@@ -144,16 +154,24 @@ def _start(
         step.held(HoldReason.NO_PLACE, fault)
     elif spec.per_node is not None and world.fleet.sites[node].silent:
         _hold_silent(world, step, (node,))
-    elif not (spec.per_node is None and lost is None and _held_by_unheard(world, step)):
-        if lost is not None and lost.replica != name and lost.entry is not None and _is_leased(spec, lost.entry):
-            # Under its old name first: that lease says when the last process is dead. Renamed once it is held.
-            step.puts = make_order(world, spec, lost.replica, node, instance=lost.instance)
-        else:
-            step.puts = make_order(world, spec, name, node)
+    elif not (spec.per_node is None and lost is None and _held_by_unheard(world, spec, step)):
+        replica, instance = _first_name(world, spec, name, lost)
+        step.puts = make_order(world, spec, replica, node, instance=instance)
 
 
-def _held_by_unheard(world: World, step: Step) -> bool:
-    others = world.may_run(step.change.replica)
+def _first_name(world: World, spec: InstanceSpec, name: str, lost: Sighting | None) -> tuple[str, str]:
+    """The replica and instance to start: under the old name while a process elsewhere may have that lease, which says when it is
+    dead. It is renamed once the lease is held."""
+    if lost is not None and lost.replica != name and lost.entry is not None and _is_leased(spec, lost.entry):
+        return lost.replica, lost.instance
+    old = _old_name(world, spec, name)
+    if lost is None and old and spec.policy.lease != "none" and world.may_have_run(old):
+        return old, str(spec.moved_from)
+    return name, spec.name
+
+
+def _held_by_unheard(world: World, spec: InstanceSpec, step: Step) -> bool:
+    others = world.may_run(*_names(world, spec, step.change.replica))
     if others:
         step.held(HoldReason.NODE_SILENT, f"{listed(others)} may run it already and did not answer yet", others)
     if world.forgotten:
@@ -163,10 +181,10 @@ def _held_by_unheard(world: World, step: Step) -> bool:
 
 
 def _held_by_mass_failure(world: World, spec: InstanceSpec, step: Step, lost: Sighting | None) -> bool:
-    found, name = world.mass_failure, step.change.replica
-    if found is None or spec.per_node is not None or (lost is None and not world.may_have_run(name)):
+    found, names = world.mass_failure, _names(world, spec, step.change.replica)
+    if found is None or spec.per_node is not None or (lost is None and not world.may_have_run(*names)):
         return False
-    detail, until = found.why_wait(lost.node if lost is not None else world.shown_on_lost(name), world.now)
+    detail, until = found.why_wait(lost.node if lost is not None else world.shown_on_lost(*names), world.now)
     if detail:
         step.held(HoldReason.MASS_FAILURE, detail, found.nodes, until)
     return bool(detail)
@@ -199,7 +217,7 @@ def _why_start(world: World, spec: InstanceSpec, name: str, node: str, lost: Sig
         return (
             (Cause.NODE_LOST, f"node {lost.node} lost") if gone else (Cause.NODE_REMOVED, f"node {lost.node} removed")
         )
-    if spec.per_node is None and (before := world.shown_on_lost(name)):
+    if spec.per_node is None and (before := world.shown_on_lost(*_names(world, spec, name))):
         return Cause.NODE_LOST, f"node {before} lost"
     held = [s for sights in world.fleet.of(spec.name).values() for s in sights if s.entry is not None]
     if spec.per_node is not None and any(s.entry and s.entry.spec_hash == spec.spec_hash for s in held):
@@ -248,7 +266,7 @@ def _step(
         if not node and not step.drops and not world.fleet.sites[home.node].silent:
             step.held(HoldReason.NO_PLACE, seats.why_none(home.node, among))
         if spec.per_node is None:
-            _held_by_unheard(world, step)
+            _held_by_unheard(world, spec, step)
         return step
     node, reason = home.node, change_of_spec(home, spec)
     if verdict is Verdict.RENAME:
