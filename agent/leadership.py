@@ -39,14 +39,14 @@ class Leadership:
         """`accept` is called for an assignment that is in force from now on."""
         self._settings, self._edges, self._carrier, self._book, self._accept = settings, edges, carrier, book, accept
         self._commands = asyncio.Lock()  # claims and assignments one after the other
-        self._epoch = 0
+        self.epoch = 0  # the latest that is known here
         self._epoch_known = (
             False  # not before the ledger, or without it Consul, has said which leadership is the latest
         )
 
     def remember(self, held: Remembered) -> None:
         """What the ledger knows is in force."""
-        self._epoch = held.epoch
+        self.epoch = held.epoch
         self._epoch_known = not held.rebuilt
         self._book.say(epoch=held.epoch, accepted=accepted(held.assignment))
 
@@ -57,11 +57,11 @@ class Leadership:
             try:
                 found = await self._edges.consul.get(key)
                 async with self._commands:
-                    self._epoch = max(self._epoch, int(found.value) if found else 0)
-                    await self._edges.ledger.save_epoch(self._epoch)
+                    self.epoch = max(self.epoch, int(found.value) if found else 0)
+                    await self._edges.ledger.save_epoch(self.epoch)
                     self._epoch_known = True
-                self._book.say(epoch=self._epoch)
-                log.info("the ledger was lost; Consul says which epoch is the latest", epoch=self._epoch)
+                self._book.say(epoch=self.epoch)
+                log.info("the ledger was lost; Consul says which epoch is the latest", epoch=self.epoch)
             except (TdieError, ValueError) as error:
                 log.warning("the ledger was lost, and Consul does not say which epoch is the latest", error=str(error))
                 await asyncio.sleep(_EPOCH_PAUSE)
@@ -70,13 +70,13 @@ class Leadership:
         """From now on nobody with a lower epoch commands this node."""
         self._must_know_epoch()
         async with self._commands:
-            if claim.epoch < self._epoch:
-                raise StaleLeader(f"epoch {claim.epoch} < {self._epoch}", self._epoch)
-            if claim.epoch > self._epoch + MOST_AHEAD:
-                raise Invalid(f"epoch {claim.epoch} is far beyond {self._epoch}", code="EPOCH_TOO_HIGH")
-            if claim.epoch > self._epoch:
+            if claim.epoch < self.epoch:
+                raise StaleLeader(f"epoch {claim.epoch} < {self.epoch}", self.epoch)
+            if claim.epoch > self.epoch + MOST_AHEAD:
+                raise Invalid(f"epoch {claim.epoch} is far beyond {self.epoch}", code="EPOCH_TOO_HIGH")
+            if claim.epoch > self.epoch:
                 await self._edges.ledger.save_epoch(claim.epoch)
-                self._epoch = claim.epoch
+                self.epoch = claim.epoch
                 self._book.say(epoch=claim.epoch)
                 log.info("claimed", epoch=claim.epoch)
             return Claimed(report=self._book.whole(), assignment=self._carrier.assignment)
@@ -93,9 +93,9 @@ class Leadership:
         if not fits:
             raise Invalid(f"the content does not have digest {offered.digest}", code="DIGEST_MISMATCH")
         async with self._commands:
-            if offered.epoch < self._epoch:
-                raise StaleLeader(f"epoch {offered.epoch} < {self._epoch}", self._epoch)
-            if offered.epoch > self._epoch:
+            if offered.epoch < self.epoch:
+                raise StaleLeader(f"epoch {offered.epoch} < {self.epoch}", self.epoch)
+            if offered.epoch > self.epoch:
                 raise Refused(f"epoch {offered.epoch} has not claimed this node", code="NOT_CLAIMED")
             held = self._carrier.assignment
             if held is not None and offered.number == held.number:
@@ -103,7 +103,7 @@ class Leadership:
                     raise Refused(f"generation {offered.generation} was another assignment", code="GENERATION_REUSED")
                 return Accepted(epoch=held.epoch, generation=held.generation, digest=held.digest)
             if held is not None and offered.number < held.number:
-                raise StaleLeader(f"generation {offered.generation} < {held.generation}", self._epoch)
+                raise StaleLeader(f"generation {offered.generation} < {held.generation}", self.epoch)
             ordered = self._carrier.ordered.taking(offered, self._edges.clock.now())
             await self._edges.ledger.save_assignment(offered, ordered)
             self._accept(offered, ordered)

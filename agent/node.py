@@ -77,6 +77,7 @@ class Agent:
             self.table,
             orders=lambda: self._carrier.orders,
             figures=lambda: self.assignment.policy.leases if self.assignment else USUAL_LEASES,
+            epoch=lambda: self._leadership.epoch,
             changed=self._rows_changed,
             problem=self._problem,
         )

@@ -40,6 +40,7 @@ class Leases:
         *,
         orders: Callable[[], Mapping[str, ReplicaOrder]],
         figures: Callable[[], LeaseFigures],
+        epoch: Callable[[], int],
         changed: Callable[[Iterable[str]], None],
         problem: Callable[[str, str], None],
     ) -> None:
@@ -47,6 +48,7 @@ class Leases:
         self.consul, self.keeper, self.clock, self.uniform = edges.consul, edges.keeper, edges.clock, edges.uniform
         self.peers, self.promises = edges.peers, Promises(edges.ledger, edges.clock, edges.boot_id)
         self._table, self._orders, self._changed, self._problem = table, orders, changed, problem
+        self.epoch = epoch
         self.session = Session(
             settings.cluster,
             settings.node,

@@ -229,7 +229,9 @@ class Tender:
             await self._say_and_wait(LeaseStatus(state="waiting", code=WAITING_LOCK_DELAY, until=until), until - seen)
             return
         epoch = await self._key.epoch()
-        if epoch is None:  # wiped, and no leader has made a new one: a token could be lower than one that was given
+        # Wiped, and no leader has made a new one, or only one that has not heard yet how far we were: a token could be lower than
+        # one that was given.
+        if epoch is None or int(epoch.value) < world.epoch():
             await self._say_and_wait(LeaseStatus(state="waiting", code=EPOCH_LOST), AGAIN)
             return
         session.saw_epoch(epoch)

@@ -26,6 +26,10 @@ class World(Protocol):
     promises: Promises
     uniform: Callable[[float, float], float]
 
+    def epoch(self) -> int:
+        """The latest leadership that this node has heard of."""
+        ...
+
     def known(self) -> bool:
         """Whether the keeper's rows are known."""
         ...

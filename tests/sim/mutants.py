@@ -212,8 +212,8 @@ def silence_is_taken_for_a_no(patch: Patch) -> None:
 async def _obey(self: Obeyed, offered: Assignment, *, epochs: bool) -> Accepted:
     """What an agent does with an assignment, with some of its checks."""
     async with self._commands:
-        if epochs and offered.epoch < self._epoch:
-            raise StaleLeader(f"epoch {offered.epoch} < {self._epoch}", self._epoch)
+        if epochs and offered.epoch < self.epoch:
+            raise StaleLeader(f"epoch {offered.epoch} < {self.epoch}", self.epoch)
         ordered = self._carrier.ordered.taking(offered, self._edges.clock.now())
         await self._edges.ledger.save_assignment(offered, ordered)
         self._accept(offered, ordered)
@@ -232,7 +232,7 @@ def agents_forget_who_claimed_them(patch: Patch) -> None:
     claim = Obeyed.claim
 
     async def any_claim(self: Obeyed, offered: Any) -> object:
-        self._epoch = 0
+        self.epoch = 0
         return await claim(self, offered)
 
     patch.setattr(Obeyed, "claim", any_claim)

@@ -175,7 +175,7 @@ def test_a_node_that_the_holder_does_not_know_may_not_take_it_either_from_a_cons
         await fleet.order("z", "one.0", lease="failsafe")
         await fleet.until(lambda: fleet.lease("z").code == "NOT_ELIGIBLE", within=4 * T + D)
         wipe(fleet)
-        fleet.store.put(keys.epoch("c"), b"2")
+        fleet.store.put(keys.epoch("c"), b"4")
         await asyncio.sleep(6 * T + 2 * D)
         assert (fleet.running("a"), fleet.running("z")) == (True, False)
         fleet.consuls["a"].cut = False
