@@ -49,12 +49,12 @@ class Leases:
             self._wait(node, until)
 
     def promised(self, node: str, ask: Ask, sent: float) -> None:
-        """The node answers that it will not start a replica for a while; asked at `sent`."""
+        """The node answers that it will not start a replica for a while; asked at `sent`, from when on the holder counts."""
         truth, now, ours = self.truth, self.truth.clock.now(), (ask.holder, ask.replica)
         truth.note("promises", node, ask.holder, ask.replica)
-        self._barred[node, ask.replica] = max(self._barred.get((node, ask.replica), 0.0), now + ask.seconds)
-        given = self._given.setdefault(ours, {})
-        given[node] = max(given.get(node, 0.0), sent + ask.seconds)
+        until, given = sent + ask.seconds, self._given.setdefault(ours, {})
+        self._barred[node, ask.replica] = max(self._barred.get((node, ask.replica), 0.0), until)
+        given[node] = max(given.get(node, 0.0), until)
         members = truth.world.eligible(ask.replica, ask.holder) or self._members.get(ours, frozenset())
         self._members[ours] = members
         others = members - {ask.holder}

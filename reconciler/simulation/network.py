@@ -22,6 +22,7 @@ from reconciler.simulation.virtual import Process, outside
 T = TypeVar("T")
 
 LATENCY = 0.002  # seconds of one call between a controller and an agent
+UNNOTICED = 6.0  # seconds for which nobody may notice that a way is open: calls and beats that failed are tried again
 SENDER: ContextVar[str] = ContextVar("who told the agent what it does now", default="")
 
 
@@ -36,6 +37,23 @@ class Listener(Protocol):
 
     def claimed(self, controller: str, node: str, claim: Claim) -> None:
         """The agent of this node has taken a claim over."""
+
+
+@dataclass(slots=True)
+class Shut:
+    """Since when nobody gets anything through a way; one that opens for too short a time to be noticed counts as shut."""
+
+    since: Monotonic | None = None  # None: it is open
+    _before: Monotonic | None = None  # since when it was shut until it opened last …
+    _opened: Monotonic = Monotonic(0.0)  # … and when that was
+
+    def turn(self, shut: bool, now: Monotonic) -> None:
+        """It is shut or open from now on, or still."""
+        if shut and self.since is None:
+            noticed = self._before is None or now - self._opened >= UNNOTICED
+            self.since = now if noticed else self._before
+        elif not shut and self.since is not None:
+            self._before, self._opened, self.since = self.since, now, None
 
 
 @dataclass(slots=True)
@@ -55,7 +73,7 @@ class Node:
     consul_cut: bool = False  # no way between it and Consul
     slow: float = 0.0  # seconds that a call to it takes at most
     mute: bool = False  # what it is told arrives, its answers do not
-    shut_since: Monotonic | None = None  # since when no controller gets an answer from it
+    shut: Shut = field(default_factory=Shut)  # the way of its answers to controllers
     lost_at: Monotonic = Monotonic(-1e9)  # when both witnesses last missed it for long enough
     gone: asyncio.Event = field(default_factory=asyncio.Event)  # set whenever waiting callers must look again
 
@@ -123,7 +141,7 @@ class SimNodes:
         self._listener = listener
         self._lossy = lossy
         self.cut = False  # this controller reaches nobody
-        self.cut_since: Monotonic | None = None
+        self.shut = Shut()
 
     async def claim(self, api: str, claim: Claim) -> Claimed:
         async def work(agent: Agent) -> Claimed:

@@ -30,7 +30,7 @@ from reconciler.model.rollback import Rollback
 from reconciler.simulation import consul as troubles
 from reconciler.simulation.consul import SimConsul
 from reconciler.simulation.hosts import Machine, Nobody, SimInstaller, SimKeeper, SimPorts, SimProber, Witness
-from reconciler.simulation.network import SENDER, Node, SimNodes, SimPeers
+from reconciler.simulation.network import SENDER, UNNOTICED, Node, SimNodes, SimPeers
 from reconciler.simulation.virtual import Process, VirtualClock, VirtualLoop, later
 from reconciler.source.sourced import Sourced
 from reconciler.wakeups import Wakeups
@@ -40,7 +40,6 @@ T = TypeVar("T")
 CLUSTER = "sim"
 RESTART = 5.0  # seconds after which a service manager starts an agent again
 LOST_AFTER = 15.0  # seconds; every commit of a simulated cluster says so
-UNNOTICED = 6.0  # seconds for which nobody may notice that a node is back: calls and beats that failed are tried again
 LEADER_TTL = 3.0  # seconds for which an answer of Consul makes a leader certain, if nothing else is said
 AFTERMATH = 60.0  # seconds after trouble of Consul's servers in which what they said before may still have an effect
 
@@ -225,10 +224,10 @@ class World:
     def _note_lost(self, name: str) -> None:
         """Remember when a node was lost last; called before anything about it changes."""
         node, now = self.nodes[name], self.clock.now()
-        if node.shut_since is None and not self._cut_off:
+        if node.shut.since is None and not self._cut_off:
             return
-        since = [net.cut_since for net in (each.net for each in self.controllers.values()) if net.cut_since is not None]
-        shut = min(since if node.shut_since is None else [*since, node.shut_since], default=None)
+        ways = (node.shut, *(controller.net.shut for controller in self.controllers.values()))
+        shut = min((way.since for way in ways if way.since is not None), default=None)
         if shut is None:
             return
         check = self.store.checks.get(keys.agent_check_id(self.cluster, name))
@@ -268,7 +267,8 @@ class World:
 
     def add_machine(self, name: str) -> Node:
         """A machine that is up, without an agent yet."""
-        node = self.nodes[name] = Node(Machine(name, self.clock, witness=self.watcher), shut_since=self.clock.now())
+        node = self.nodes[name] = Node(Machine(name, self.clock, witness=self.watcher))
+        node.shut.turn(True, self.clock.now())
         node.ledger.wrote = lambda assignment: self.watcher.accepted(SENDER.get(), name, assignment)
         return node
 
@@ -434,10 +434,9 @@ class World:
         now = self.clock.now()
         for name, node in self.nodes.items():
             self._note_lost(name)
-            node.shut_since = None if node.answers else now if node.shut_since is None else node.shut_since
+            node.shut.turn(not node.answers, now)
         for controller in self.controllers.values():
-            net = controller.net
-            net.cut_since = None if not net.cut else now if net.cut_since is None else net.cut_since
+            controller.net.shut.turn(controller.net.cut, now)
         self._cut_off = any(controller.net.cut for controller in self.controllers.values())
 
     # ------------------------------------------------------------------------------------------- Consul
