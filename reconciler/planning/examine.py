@@ -109,12 +109,14 @@ def _names(world: World, spec: InstanceSpec, name: str) -> tuple[str, ...]:
 
 def _home(world: World, spec: InstanceSpec, sightings: tuple[Sighting, ...]) -> Sighting | None:
     """The one that counts: not on a lost node if there is another, then who holds the lease that is asked for and may stay where
-    it is, then the one ordered last."""
+    it is, then the one ordered last. Of two that say they hold it, the one whose node answers does: the other's word is old."""
     found: Sighting | None = None
-    best: tuple[bool, bool, tuple[int, int]] = (False, False, (-1, -1))
+    best: tuple[bool, bool, bool, tuple[int, int]] = (False, False, False, (-1, -1))
     for sighting in sightings:
         if sighting.entry is not None:
-            rank = (not world.forsaken(sighting), _keeps_lease(world, spec, sighting), sighting.entry.ordered)
+            keeps = _keeps_lease(world, spec, sighting)
+            sure = keeps and not world.fleet.sites[sighting.node].silent
+            rank = (not world.forsaken(sighting), keeps, sure, sighting.entry.ordered)
             if found is None or rank > best:
                 found, best = sighting, rank
     return found
