@@ -71,6 +71,7 @@ class Tender:
         self._held: Held | None = None
         self._lock: Lock | None = None
         self._tried: tuple[KeyValue | None, bool, float] | None = None  # what we took the lock of, when no answer came
+        self._try_at = 0.0  # it was refused, and is not tried again before
         self._sight: tuple[int, int] | None = None  # the lock as we first saw it free …
         self._free_since = 0.0  # … and when
         # Who may take the lock by what was read there last, perhaps before Consul was wiped.
@@ -155,6 +156,9 @@ class Tender:
         if not session.usable:
             await self._say_and_wait(LeaseStatus(state="waiting", code=UNAVAILABLE), AGAIN)
             return
+        if (early := self._try_at - world.clock.now()) > 0:  # whatever has moved here
+            await self._wait(early)
+            return
         entry = await self._key.read()
         seen = world.clock.now()
         if (record := read_record(entry)) is not None:
@@ -215,8 +219,8 @@ class Tender:
         self._tried, self._acquiring = (entry, clean, ready_at), True
         if not await self._key.acquire(index, token, self._eligible):
             self._tried, self._acquiring = None, False
-            status = LeaseStatus(state="waiting", code=WAITING_LOCK_DELAY, until=ready_at)
-            await self._say_and_wait(status, AGAIN * world.uniform(0.8, 1.2))
+            self._try_at = world.clock.now() + AGAIN * world.uniform(0.8, 1.2)
+            self._say(LeaseStatus(state="waiting", code=WAITING_LOCK_DELAY, until=ready_at))
 
     async def _get_ready(self, entry: KeyValue, seen: float) -> None:
         """The lock is ours: wait until its last holder is surely dead, then write the token that a process gets."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
+from itertools import pairwise
 
 import pytest
 
@@ -221,6 +222,33 @@ def test_a_planned_move_hands_over_without_delay() -> None:
         await fleet.order("b")
         assert await fleet.until(lambda: fleet.running("a")) < 1.5
         assert fleet.witness.numbers()[-1] == (3, 3)
+
+    story(body)
+
+
+def test_a_lock_that_is_refused_is_tried_once_a_second_whatever_else_moves() -> None:
+    """A node that many assignments reach just then, or that waits for many locks, does not ask Consul for more."""
+
+    async def body(fleet: Fleet) -> None:
+        await fleet.begin("a", "b")
+        await fleet.order("b", "one.0")
+        await fleet.until(lambda: fleet.lease("b").code == "WAITING_LEASE")
+        consul, tries = fleet.consuls["b"], list[float]()
+        acquire = consul.acquire
+
+        async def counted(key: str, value: bytes, session: str) -> bool:
+            tries.append(fleet.clock.now())
+            return await acquire(key, value, session)
+
+        consul.acquire = counted  # type: ignore[method-assign]  # nothing else tells how often it is asked
+        await fleet.crash("a")
+        fleet.store.destroy_session(fleet.store.entries[keys.lease("c", "one.0")].session)
+        await fleet.until(lambda: fleet.lease("b").code == "WAITING_LOCK_DELAY")
+        for version in range(40):
+            await fleet.order("b", "one.0", version=f"1.0.{version}")
+            await asyncio.sleep(0.25)
+        assert all(later - before >= 0.8 for before, later in pairwise(tries))
+        assert len(tries) >= 8
 
     story(body)
 

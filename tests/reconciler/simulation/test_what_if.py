@@ -48,7 +48,8 @@ def _sent(kind: type, value: object) -> object:
 
 
 def test_it_begins_where_things_run_now() -> None:
-    desired, observed = virtual.run(_live((*LIVE[:8], "drain b", "settle", "uncordon b")))
+    back = (*LIVE[:8], "wait 10s")
+    desired, observed = virtual.run(_live((*back, "drain b", "settle", "uncordon b")))
     desired, observed = _sent(DesiredState, desired), _sent(ObservedState, observed)  # type: ignore[assignment]
     assert isinstance(desired, DesiredState)
     assert isinstance(observed, ObservedState)
