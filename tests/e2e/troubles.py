@@ -192,8 +192,8 @@ class Far(Watched):
             self.told[-1] += f", {len(after)} launches"
         spared = {one: row for one, row in plain.items() if row[0] != life.node or name not in LOSE_THE_NODE}
         now = self.rig.plain()
-        if touched := {one for one, row in spared.items() if now.get(one) != row}:
-            self.odd.append(f"{self.told[-1]}: without a lease, but not as before: {sorted(touched)}")
+        if touched := {one: f"{row}, now {now.get(one)}" for one, row in spared.items() if now.get(one) != row}:
+            self.odd.append(f"{self.told[-1]}: without a lease, but not as before: {dict(sorted(touched.items()))}")
 
     # -- the controllers
 
