@@ -116,6 +116,8 @@ class Leases:
         truth.note("fences", node, row.replica, code)
         if lease is None:
             truth.broken("a lease is lost for a reason", f"{row.replica} on {node} has none")
+        elif row.pid is None:
+            return  # between two processes of a crashed host: nothing was ended
         elif code == EXPIRED:
             left = self._until.get(node, 0.0) - now
             # A session that was made but could not be written down, or holds nothing yet, keeps no host alive.
