@@ -8,6 +8,7 @@ from collections.abc import Iterable
 import pytest
 
 from agent import keys
+from reconciler import answers
 from reconciler.execution.locks import NodeLocks
 from reconciler.simulation import virtual
 from reconciler.simulation.script import Stage
@@ -142,3 +143,32 @@ def test_what_was_sent_and_not_answered_is_unknown_until_the_node_tells_that_it_
     assert words[1][1] == "a: assignment 1.2 had arrived"
     assert words[2][1] == "a: assignment 1.3"  # 1.2 fetched the package
     assert shown == "a: web.0 web@1.1.0"
+
+
+def test_who_leads_again_tells_nothing_of_what_was_true_when_it_led_before() -> None:
+    async def story() -> list[tuple[str, bool, bool]]:
+        stage = await begun()
+        world, seen = stage.world, list[tuple[str, bool, bool]]()
+        board = world.controllers["one"].loop.board
+
+        def look() -> None:
+            shown = board.observed.nodes["a"].replicas["web.0"].restarts if board.observed is not None else None
+            seen.append((board.events[-1].code, answers.converged(board), shown == 0))
+
+        await stage.do(0, "controller two")
+        world.pause_controller("one", True)
+        await world.until(lambda: world.controllers["two"].loop.board.term is not None, 60)
+        await stage.do(0, "settle")
+        await stage.do(0, "kill web.0")
+        await stage.do(0, "settle")
+        world.pause_controller("one", False)
+        await asyncio.sleep(10.0)
+        board.listen(look)
+        await world.crash_controller("two")
+        await world.until(lambda: board.term is not None and answers.converged(board), 60)
+        await world.close()
+        return seen
+
+    seen = virtual.run(story())
+    assert seen[0][0] == "LEADING"
+    assert not any(stale for _, _, stale in seen)
