@@ -60,7 +60,8 @@ class Board:
     def leads(self, term: Term, in_force: str | None = None) -> None:
         """This controller leads with this term; `in_force` is the commit that an earlier leader carried out, if there was one."""
         self.term = term
-        self.source = self.desired = self.observed = self.plan = None  # what was so when it led before may not be any more
+        # What was so when it led before may not be any more.
+        self.source = self.desired = self.observed = self.plan = None
         self._resumes, self._unknown = in_force or "", {}
         self.error = ""
         self._event("LEADING", f"leads with epoch {term.epoch}", epoch=term.epoch)

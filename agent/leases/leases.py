@@ -90,6 +90,10 @@ class Leases:
             self._need()
             tasks.create_task(self.session.run(), name="lease session")
             self.look(self._orders().keys() | self._table.rows.keys())
+            try:
+                await asyncio.Event().wait()  # for ever
+            finally:
+                self._tasks = None  # an assignment may still come: the agent's next life begins with it
 
     def look(self, replicas: Iterable[str]) -> None:
         """These replicas are ordered otherwise, or their hosts changed."""

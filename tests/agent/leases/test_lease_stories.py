@@ -686,3 +686,16 @@ def test_a_token_grows_also_where_somebody_deleted_the_lock_and_with_it_all_that
         assert fleet.witness.tokens[-1] > fleet.witness.tokens[-2]
 
     story(body)
+
+
+def test_an_assignment_that_comes_while_the_agent_ends_begins_nothing() -> None:
+    async def body(fleet: Fleet) -> None:
+        fleet.start("a")
+        await asyncio.sleep(1.0)
+        leases = fleet.agents["a"]._leases
+        await fleet.crash("a")
+        leases.wanted = lambda _replica: True  # type: ignore[assignment]  # as the assignment says
+        leases.look(("one.0",))
+        assert leases.status("one.0") == LeaseStatus(state="waiting", code="CONSUL_UNAVAILABLE")
+
+    story(body)
