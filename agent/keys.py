@@ -9,6 +9,7 @@ AGENT_SERVICE = "tdie-agent"
 CLUSTER_META = "tdie-cluster"
 NODE_META = "tdie-node"
 API_META = "tdie-api"  # URL of an agent's or controller's API
+REPLICAS_META = "tdie-replicas"  # of an agent that has shown all its replicas since it registered: "shown"
 ROOT = "tdie/"
 
 

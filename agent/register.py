@@ -168,9 +168,11 @@ class Registrar:
                 hint="give this machine another name with --node, or stop the other agent",
             )
 
-    def _service(self) -> Service:
+    def _service(self, *, shown: bool = False) -> Service:
+        """With `shown` it says that all replicas of this node are in the catalog."""
         settings = self._settings
         meta = {
+            keys.REPLICAS_META: "shown" if shown else "",
             keys.CLUSTER_META: settings.cluster,
             keys.NODE_META: settings.node,
             keys.API_META: settings.api,
@@ -281,13 +283,15 @@ class Registrar:
         return frozenset(keys.replica_service_id(settings.cluster, settings.node, name) for name in self._wanted)
 
     async def _sweep(self) -> None:
-        """Take away what an earlier life of this agent left in Consul."""
+        """Take away what an earlier life of this agent left in Consul, and say that the rest is all there is."""
         if not (self._sweep_due and self._complete):
             return
         for service in sorted(await self._ours()):
             if service not in self._ids():
                 await self._consul.deregister(service)
-        self._sweep_due = False
+        if self._registered.is_set() and not self._dirty:  # Consul has not lost them meanwhile
+            await self._consul.register(self._service(shown=True))
+            self._sweep_due = False
 
     async def _compare(self) -> None:
         """Somebody may have taken entries away by hand: show them again."""

@@ -49,6 +49,7 @@ class _Node:
     poll: Witness
     own: Witness  # what it says itself of its way to Consul
     joined: bool = False
+    shown: bool = False  # it says that Consul shows all that it runs
     reclaim: bool = False
     claimed: int = 0  # the epoch with which we claimed it, or tried to
     follower: asyncio.Task[None] | None = None
@@ -157,6 +158,7 @@ class Fleet:
             seen.add(name)
             node = self._node(name, now)
             node.joined = True
+            node.shown = entry.meta.get(keys.REPLICAS_META) == "shown"
             node.view = replace(node.view, api=entry.meta.get(keys.API_META, ""))
             says = Says.UP if entry.passing else Says.DOWN
             self._consul_says(node, says, "" if entry.passing else "its check in Consul is critical")
@@ -211,7 +213,8 @@ class Fleet:
         """What runs on a node that beats in Consul but never answered us is in the catalog: the rest may start elsewhere."""
         while True:
             await asyncio.sleep(UNHEARD)
-            nodes = {name: node for name, node in self._nodes.items() if node.unheard and node.view.may_run is None}
+            asked = ((n, node) for n, node in self._nodes.items() if node.unheard and node.shown)
+            nodes = {name: node for name, node in asked if node.view.may_run is None}
             if not nodes:
                 continue
             try:

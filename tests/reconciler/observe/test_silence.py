@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
+
 from reconciler.model.observed import Presence
 from reconciler.simulation import virtual
+from reconciler.simulation.script import Stage
 from reconciler.simulation.world import World
 
 LOST_AFTER = 15.0
@@ -32,3 +35,24 @@ def test_an_agent_that_stands_still_is_asked_as_soon_as_consul_misses_it() -> No
             await world.close()
 
     assert virtual.run(story()) < 15.0 + 10.0 + LOST_AFTER + 2.0  # its beat, our question, and then as always
+
+
+def test_consul_shows_nothing_of_a_node_before_it_says_that_it_shows_all() -> None:
+    """Consul has lost its data, and knows a node again some time before what runs there: that starts nowhere else."""
+
+    async def story() -> str:
+        world = World()
+        stage = Stage(world)
+        for number, line in enumerate(("fleet a b c", "controller one", "commit web@1.0 on 3", "settle")):
+            await stage.do(number, line)
+        world.consul_away(True)
+        world.nodes["c"].ledger.full = True  # it cannot be claimed, and it takes time until its name is its own again
+        await asyncio.sleep(40.0)
+        world.wipe_consul()
+        world.consul_away(False)
+        await asyncio.sleep(20.0)
+        shown = await stage.do(0, "show")
+        await world.close()
+        return shown
+
+    assert virtual.run(story()) == "a: web.0 web@1.0.0\nb: web.1 web@1.0.0\nc: web.2 web@1.0.0"
