@@ -35,6 +35,7 @@ class World:
     unheard: Mapping[str, frozenset[str] | None]  # those that are silent
     lost_unheard: Mapping[str, frozenset[str] | None]  # those that are lost
     forgotten: tuple[str, ...]  # those that Consul may have forgotten when it lost its data: each may run anything
+    forgetful: tuple[NodeView, ...]  # those that show replicas and do not remember who ordered them
     lost: tuple[str, ...]  # listed nodes that are lost
     record: Record
     mass_failure: MassFailure | None  # so many of them at once that nothing is simply moved
@@ -87,7 +88,7 @@ class Step:
     dead: bool = False  # what would be taken away does not work anyway
     forced: bool = False  # a deadline has passed: availability does not hold it back
     rebalances: bool = False  # only makes the fleet more even
-    adopts: bool = False  # runs there already, on a node that does not remember who ordered it
+    adopts: bool = False  # runs there already, or ran, on a node that does not remember who ordered it
 
     @property
     def takes_away(self) -> bool:

@@ -6,9 +6,9 @@ from collections import Counter
 from dataclasses import replace
 
 from agent.clock import Monotonic
-from agent.wire import ReplicaOrder
+from agent.wire import ReplicaOrder, ReplicaState
 from reconciler.model.desired import InstanceSpec
-from reconciler.model.observed import Presence
+from reconciler.model.observed import NodeView, Presence
 from reconciler.model.plan import Cause, HoldReason, Verdict
 from reconciler.planning.capacity import lacks
 from reconciler.planning.cases import (
@@ -23,7 +23,7 @@ from reconciler.planning.cases import (
 )
 from reconciler.planning.compare import Pair, astray, compare
 from reconciler.planning.explain import listed
-from reconciler.planning.fleet import Sighting, forgetful
+from reconciler.planning.fleet import Sighting
 from reconciler.planning.leftovers import leftovers, leftovers_of_replica, note_deadline
 from reconciler.planning.outlook import Homes, Stay
 from reconciler.planning.place import Seats, leave_fault, port_taken
@@ -134,21 +134,23 @@ def _start(
     """A replica that no answering node has: find it a place and start it there."""
     case.missing += 1
     fault = ""
-    already = _where_it_runs(world, spec, name)
-    if not node and already and seats.take_at(already):
-        node = already
+    there = _where_it_ran(world, name)
+    if not node and there is not None and seats.take_at(there.name):
+        node = there.name
     elif not node:
         node = seats.take()
         fault = "" if node else seats.why_none()
     elif not world.fleet.sites[node].silent:
         fault = _no_room(world, spec, node)
     cause, reason = _why_start(world, spec, name, node, lost)
-    if already and node == already:
-        cause, reason = Cause.DRIFT, f"runs there already; {node} does not remember who ordered it"
+    row = there.replicas[name] if there is not None and there.name == node else None
+    if row is not None:
+        was = "stopped there" if row.state is ReplicaState.STOPPED else "runs there already"
+        cause, reason = Cause.DRIFT, f"{was}; {node} does not remember who ordered it"
     change = make_change(
         world, Verdict.START, cause, replica=name, instance=spec.name, node=node, spec=spec, before=lost, reason=reason
     )
-    step = Step(change, adopts=bool(already) and node == already)
+    step = Step(change, adopts=row is not None, dead=row is not None and not row.healthy)
     case.steps.append(step)
     if _held_by_mass_failure(world, spec, step, lost):
         return
@@ -192,10 +194,10 @@ def _held_by_mass_failure(world: World, spec: InstanceSpec, step: Step, lost: Si
     return bool(detail)
 
 
-def _where_it_runs(world: World, spec: InstanceSpec, name: str) -> str:
-    """The node on which a replica runs that has forgotten its orders; empty if there is none."""
-    found = world.fleet.of(spec.name).get(name, ())
-    return next((s.node for s in found if s.entry is None and forgetful(world.view(s.node))), "")
+def _where_it_ran(world: World, name: str) -> NodeView | None:
+    """The node that has forgotten its orders and shows a replica, rather one on which it was not stopped."""
+    found = [view for view in world.forgetful if name in view.replicas]
+    return min(found, key=lambda view: view.replicas[name].state is ReplicaState.STOPPED, default=None)
 
 
 def _no_room(world: World, spec: InstanceSpec, node: str) -> str:

@@ -58,7 +58,9 @@ def _was_there(world: World, step: Step) -> bool:
         return False
     unseen = step.hold is not None and step.hold.reason in (HoldReason.NODE_SILENT, HoldReason.NODE_FORGOTTEN)
     gone = step.change.cause in (Cause.NODE_LOST, Cause.NODE_REMOVED, Cause.LEASE)
-    return unseen or gone or world.may_have_run(step.change.replica)
+    # What is ordered anew is ordered as it is wanted now, so that what runs there may be replaced at once.
+    ended = step.adopts and (step.dead or step.hold is None)
+    return unseen or gone or ended or world.may_have_run(step.change.replica)
 
 
 def missed_deadline(standing: Standing, spec: InstanceSpec, now: Monotonic) -> bool:

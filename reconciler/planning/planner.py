@@ -116,6 +116,7 @@ def _world(desired: DesiredState, observed: ObservedState, record: Record, now: 
         unheard={site.name: view.may_run for site, view in untold if site.silent},
         lost_unheard={site.name: view.may_run for site, view in untold if site.presence is Presence.LOST},
         forgotten=tuple(s.name for s, _ in untold if record.rewound and s.presence is Presence.ABSENT),
+        forgetful=tuple(view for _, view in listed if forgetful(view)),
         lost=lost,
         record=record,
         mass_failure=mass_failure(

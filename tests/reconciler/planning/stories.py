@@ -380,6 +380,10 @@ class Story:
         for view in self.observed.nodes.values():
             self._view(replace(view, replicas={n: row for n, row in view.replicas.items() if n != rest}))
 
+    def do_amnesia(self, rest: str) -> None:
+        """The agent of this node lost what it had written down."""
+        self._view(replace(self.observed.nodes[rest], assignment=None, accepted=None, next_generation=1))
+
     # ------------------------------------------------------------------------------------------ time
 
     def do_wait(self, rest: str) -> None:
