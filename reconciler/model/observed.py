@@ -88,6 +88,12 @@ class NodeView:
     api: str = ""
     version: str = ""
 
+    @property
+    def confirmed(self) -> bool:
+        """Whether the node has said that it has what it was sent last."""
+        held, accepted = self.assignment, self.accepted
+        return held is None or (accepted is not None and (accepted.epoch, accepted.generation) >= held.number)
+
 
 @dataclass(frozen=True, slots=True)
 class ObservedState:

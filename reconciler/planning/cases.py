@@ -39,6 +39,13 @@ class World:
     lost: tuple[str, ...]  # listed nodes that are lost
     record: Record
     mass_failure: MassFailure | None  # so many of them at once that nothing is simply moved
+    _unconfirmed: tuple[str, ...] | None = None
+
+    def unconfirmed(self) -> tuple[str, ...]:
+        """The nodes that may still have other orders than those they were sent last."""
+        if self._unconfirmed is None:
+            self._unconfirmed = tuple(name for name, view in self.observed.nodes.items() if not view.confirmed)
+        return self._unconfirmed
 
     def view(self, node: str) -> NodeView:
         return self.observed.nodes[node]

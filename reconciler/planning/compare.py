@@ -84,12 +84,7 @@ def astray(sighting: Sighting, node: NodeView) -> Astray | None:
     assignment = node.assignment
     if entry is None or assignment is None:
         return None
-    accepted = node.accepted
-    fresh = (
-        accepted is None
-        or (accepted.epoch, accepted.generation) < assignment.number
-        or entry.ordered >= assignment.number
-    )
+    fresh = not node.confirmed or entry.ordered >= assignment.number
     if row is None:
         return Astray(Verdict.START, not fresh, "ordered" if fresh else "missing on its node")
     if row.replica != entry.replica:

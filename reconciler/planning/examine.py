@@ -23,7 +23,7 @@ from reconciler.planning.cases import (
 )
 from reconciler.planning.compare import Pair, astray, compare
 from reconciler.planning.explain import listed
-from reconciler.planning.fleet import Sighting
+from reconciler.planning.fleet import Sighting, Site
 from reconciler.planning.leftovers import leftovers, leftovers_of_replica, note_deadline
 from reconciler.planning.outlook import Homes, Stay
 from reconciler.planning.place import Seats, leave_fault, port_taken
@@ -320,8 +320,9 @@ def move(world: World, spec: InstanceSpec, name: str, home: Sighting, node: str,
 def _rename_lease(world: World, step: Step, home: Sighting) -> None:
     """Hold it while something could start, or run, under the lease of the old name: two names have two leases."""
     others = (s.node for s in world.fleet.of(home.instance).get(home.replica, ()) if s.entry is not None)
-    untold = tuple(node for node in others if node != home.node and world.fleet.sites[node].listed)
-    unheard = tuple(sorted({*world.unheard, *world.lost_unheard, *world.forgotten} - {home.node, *untold}))
+    untold = tuple(node for node in others if node != home.node and not _is_gone(world.fleet.sites[node]))
+    unsure = {node for node in world.unconfirmed() if not _is_gone(world.fleet.sites[node])}
+    unheard = tuple(sorted({*world.unheard, *world.lost_unheard, *world.forgotten, *unsure} - {home.node, *untold}))
     if not _holds_lease(home):
         step.held(
             HoldReason.WAITING_LEASE, f"{home.replica} on {home.node} does not hold its lease yet", (home.replica,)
@@ -334,6 +335,11 @@ def _rename_lease(world: World, step: Step, home: Sighting) -> None:
     elif unheard:
         detail = f"{listed(unheard)} did not answer yet, and may take the lease of {home.replica} if told to before"
         step.held(HoldReason.NODE_SILENT, detail, unheard)
+
+
+def _is_gone(site: Site) -> bool:
+    """Whether the node is lost, and Git says that it will not come back."""
+    return not site.listed and site.presence in (Presence.LOST, Presence.ABSENT)
 
 
 def _holds_lease(sighting: Sighting) -> bool:

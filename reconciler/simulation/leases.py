@@ -174,8 +174,11 @@ class Leases:
                 yield name
 
     def _stuck(self, node: str, machine: Machine, replica: str) -> bool:
-        """Nothing kills it, and its node cannot keep its lock any more: no system helps against that."""
-        return replica in machine.stuck and self._until.get(node, 0.0) < self.truth.clock.now()
+        """Nothing kills it, and its node cannot keep its lock any more, or could not: no system helps against that."""
+        if replica not in machine.stuck:
+            return False
+        lost = self.truth.world.lock_of(replica) != self._session.get(node, "none")
+        return lost or self._until.get(node, 0.0) < self.truth.clock.now()
 
     def _is_certain(self, node: str, replica: str) -> bool:
         """Whether nothing has happened that may have cost the node this lease."""
