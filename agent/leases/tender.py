@@ -154,6 +154,7 @@ class Tender:
         """One step nearer to the lease, or a wait for what stands in the way."""
         world, session = self._world, self._world.session
         if not session.usable:
+            self._acquiring = False  # if the lock is ours in the end, what was promised in the meantime counts first
             await self._say_and_wait(LeaseStatus(state="waiting", code=UNAVAILABLE), AGAIN)
             return
         if (early := self._try_at - world.clock.now()) > 0:  # whatever has moved here

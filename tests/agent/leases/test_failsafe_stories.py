@@ -306,3 +306,22 @@ def test_a_session_that_was_revoked_ends_it_whoever_agrees() -> None:
         assert fleet.machines["a"].rows["one.0"].fenced == "LEASE_REVOKED"
 
     story(body)
+
+
+def test_who_was_getting_it_when_it_lost_consul_agrees_that_another_one_keeps_it() -> None:
+    async def body(fleet: Fleet) -> None:
+        fleet.start("a", "b")
+        await asyncio.sleep(1.0)
+        await fleet.order("b", "one.0", lease="failsafe")
+        await fleet.until(lambda: fleet.lease("b").code == "WAITING_LOCK_DELAY")
+        with pytest.raises(Refused, match="FAILSAFE_REFUSED"):
+            await fleet.agents["b"].failsafe_ack(ask("b"))
+        fleet.consuls["b"].cut = True
+        await fleet.until(lambda: fleet.lease("b").code == "CONSUL_UNAVAILABLE", within=2 * T)
+        assert await fleet.agents["b"].failsafe_ack(ask("b")) == Ack(node="b", replica="one.0")
+        fleet.consuls["b"].cut = False
+        promised = fleet.clock.now() + T
+        await fleet.until(lambda: fleet.running("b"), within=2 * (2 * T + D))
+        assert fleet.clock.now() >= promised - 1.0
+
+    story(body)
