@@ -93,6 +93,16 @@ def _second_copy(
         step.held(HoldReason.TARGET_STARTING, detail, (home.replica, home.node))
 
 
+def gate(case: Case) -> None:
+    """A copy is not stopped where the replica moves to now."""
+    moves = [step for step in case.steps if step.change.verdict is Verdict.MOVE and step.puts is not None]
+    coming = {(step.change.replica, step.change.node): step.change for step in moves if step.hold is None}
+    for step in case.steps if coming else ():
+        move = coming.get((step.change.replica, step.change.node))
+        if move is not None and step.change.verdict is Verdict.STOP:
+            step.held(HoldReason.TARGET_STARTING, f"{move.replica} moves there from {move.from_node}", (move.replica,))
+
+
 def leftovers(world: World, spec: InstanceSpec, case: Case, wanted: Iterable[str]) -> None:
     """Replicas under names that are not wanted, highest number first."""
     names = set(wanted)

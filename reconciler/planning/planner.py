@@ -6,13 +6,12 @@ from agent.clock import Monotonic
 from reconciler.model.desired import DesiredState
 from reconciler.model.observed import ObservedState, Presence, Record
 from reconciler.model.plan import Change, Hold, NodeTarget, Plan, Verdict
-from reconciler.planning import holds, keep_up, prune, rollouts, waves
+from reconciler.planning import holds, keep_up, leftovers, prune, rollouts, waves
 from reconciler.planning.cases import Case, Step, World
 from reconciler.planning.checks import check
 from reconciler.planning.examine import examine, stay_of
 from reconciler.planning.fleet import forgetful
 from reconciler.planning.ids import digest_of_changes
-from reconciler.planning.leftovers import gone
 from reconciler.planning.mass_failure import mass_failure
 from reconciler.planning.memo import Memo
 from reconciler.planning.outlook import Outlook
@@ -65,6 +64,8 @@ def _plan(desired: DesiredState, observed: ObservedState, record: Record, now: M
         keep_up.spare(world, case)
         rollouts.judge(world, case)
     gate_rebalancing(found)
+    for case in found:
+        leftovers.gate(case)
     prune.gate(world, found, record, digest)
     made = Plan(
         commit=desired.commit,
@@ -138,7 +139,7 @@ def _examined(world: World, memo: Memo) -> dict[str, Case]:
     claimed = {claim for stay in stays.values() for claim in stay.claimed}
     for name in names:
         if name not in desired.instances and world.fleet.of(name):
-            cases[name] = gone(world, name, claimed)
+            cases[name] = leftovers.gone(world, name, claimed)
     return cases
 
 
