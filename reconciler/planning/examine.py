@@ -158,7 +158,9 @@ def _start(
         step.held(HoldReason.NO_PLACE, fault)
     elif spec.per_node is not None and world.fleet.sites[node].silent:
         _hold_silent(world, step, (node,))
-    elif not (spec.per_node is None and lost is None and _held_by_unheard(world, spec, step)):
+    elif spec.per_node is not None or not (
+        _held_by_unheard(world, spec, step) or (lost is None and _held_by_forgotten(world, step))
+    ):
         replica, instance = _first_name(world, spec, name, lost)
         step.puts = make_order(world, spec, replica, node, instance=instance)
 
@@ -175,13 +177,18 @@ def _first_name(world: World, spec: InstanceSpec, name: str, lost: Sighting | No
 
 
 def _held_by_unheard(world: World, spec: InstanceSpec, step: Step) -> bool:
+    """Also what is lost or fenced where this leader heard of it may have been told to run on a node that did not answer yet."""
     others = world.may_run(*_names(world, spec, step.change.replica))
     if others:
         step.held(HoldReason.NODE_SILENT, f"{listed(others)} may run it already and did not answer yet", others)
+    return bool(others)
+
+
+def _held_by_forgotten(world: World, step: Step) -> bool:
     if world.forgotten:
         detail = f"{listed(world.forgotten)} may run it and did not come back since Consul lost its data"
         step.held(HoldReason.NODE_FORGOTTEN, f"{detail}: `tdie apply --confirm-lost` if gone for good", world.forgotten)
-    return bool(others or world.forgotten)
+    return bool(world.forgotten)
 
 
 def _held_by_mass_failure(world: World, spec: InstanceSpec, step: Step, lost: Sighting | None) -> bool:
@@ -271,6 +278,7 @@ def _step(
             step.held(HoldReason.NO_PLACE, seats.why_none(home.node, among))
         if spec.per_node is None:
             _held_by_unheard(world, spec, step)
+            _held_by_forgotten(world, step)
         return step
     node, reason = home.node, change_of_spec(home, spec)
     if verdict is Verdict.RENAME:
