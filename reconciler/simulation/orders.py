@@ -48,7 +48,7 @@ class Orders:
         self.truth.note("forgot", node)
         for replica in self._sent.get(node, ()):
             row = self.truth.row(node, replica)
-            if row is None or row.state == "Stopped":  # it was on its way there, which nobody knows any more
+            if row is None:  # it was on its way there, which nobody knows any more
                 self.truth.known.discard(replica)
         self.truth.assigned.pop(node, None)
         self.truth.forgot[node] = 0

@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 from dataclasses import replace
 
+import pytest
+
 from agent.clock import Monotonic
 from agent.keeper.protocol import Code, HostOrder, HostRow, Lease
 from agent.leases.peers import Ask
@@ -54,8 +56,9 @@ def test_a_promise_counts_from_when_it_was_asked_for() -> None:
     assert "one process of a leased replica" not in virtual.run(story(30.5))
 
 
-def test_a_replica_that_has_failed_is_no_new_one_once_its_node_forgot_who_ordered_it() -> None:
-    """It is ordered there again, which starts nothing: it waits for nobody. One that is not there any more would be new."""
+@pytest.mark.parametrize("state", ["Failed", "Stopped"])
+def test_a_replica_that_has_ended_is_no_new_one_once_its_node_forgot_who_ordered_it(state: str) -> None:
+    """It is ordered there again, and waits for nobody. One that is not there any more would be new."""
 
     async def story() -> tuple[set[str], set[str]]:
         world = watched()
@@ -64,14 +67,14 @@ def test_a_replica_that_has_failed_is_no_new_one_once_its_node_forgot_who_ordere
         for number, line in enumerate(("fleet a", "controller one", "commit web@1.0 on 1", "settle")):
             await stage.do(number, line)
         rows = world.nodes["a"].machine.rows
-        rows["web.0"] = replace(rows["web.0"], state="Failed", healthy=False)
+        rows["web.0"] = replace(rows["web.0"], state=state, healthy=False)
         observer.forgot("a")
-        failed = set(observer.truth.known)
+        ended = set(observer.truth.known)
         del rows["web.0"]
         observer.forgot("a")
         gone = set(observer.truth.known)
         await world.close()
-        return failed, gone
+        return ended, gone
 
     assert virtual.run(story()) == ({"web.0"}, set())
 
