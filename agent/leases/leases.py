@@ -147,7 +147,8 @@ class Leases:
         return LeaseStatus(state="waiting", code=UNAVAILABLE) if self.wanted(replica) else None
 
     async def acknowledge(self, ask: Ask) -> Ack:
-        """This node does not start the replica for so long: on disk now. Raises Refused when it runs it or is getting it."""
+        """This node does not start the replica for so long: on disk now. Raises Refused when it runs it or is getting it, and
+        Waiting while it may have got it."""
         if (ask.cluster, ask.node) != (self.cluster, self.node):
             raise Invalid(f"this is node {self.node} of {self.cluster}, not {ask.node}", code="WRONG_NODE")
         if not self._table.known:
@@ -155,6 +156,8 @@ class Leases:
         tender = self._tenders.get(ask.replica)
         if not self.down(ask.replica) or (tender is not None and tender.busy):
             raise Refused(f"{ask.replica} runs on {self.node}, or is about to", code=REFUSED)
+        if tender is not None and tender.trying:
+            raise Waiting(f"Consul is being asked for the lease of {ask.replica}", code="NOT_READY")
         await self.promises.give(ask.replica, ask.seconds)
         return Ack(node=self.node, replica=ask.replica)
 

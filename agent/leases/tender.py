@@ -79,7 +79,8 @@ class Tender:
         self._lost = ""
         self._agreement = Agreement(replica, world)
         self._agreed = False  # as it was told
-        self._acquiring = False  # the lock may be ours, or may become ours at any moment
+        self._trying = False  # Consul is being asked for the lock
+        self._acquiring = False  # the lock is ours, and a token may come at any moment
         self._status = LeaseStatus(state="waiting", code=UNAVAILABLE)
         self.moved = asyncio.Event()
 
@@ -102,9 +103,14 @@ class Tender:
     def busy(self) -> bool:
         """Whether something may start here, or may at any moment: then this node agrees to nobody else.
 
-        A lease that ran out is none until Consul says that it is still ours, and then a promise counts first.
+        A lease or lock that ran out is none until Consul says that it is still ours, and then a promise counts first.
         """
-        return self._acquiring or self.token is not None
+        return (self._acquiring and self._world.session.usable) or self.token is not None
+
+    @property
+    def trying(self) -> bool:
+        """Whether it is not known yet who gets the lock."""
+        return self._trying
 
     def status(self) -> LeaseStatus:
         """For the report: nothing in it changes by itself while all is well."""
@@ -217,9 +223,13 @@ class Tender:
             return
         index = (entry.lock_index if entry else 0) + 1
         token = before.token if before else Token()
-        self._tried, self._acquiring = (entry, clean, ready_at), True
-        if not await self._key.acquire(index, token, self._eligible):
-            self._tried, self._acquiring = None, False
+        self._tried, self._trying = (entry, clean, ready_at), True
+        try:
+            taken = await self._key.acquire(index, token, self._eligible)
+        finally:
+            self._trying = False
+        if not taken:
+            self._tried = None
             self._try_at = world.clock.now() + AGAIN * world.uniform(0.8, 1.2)
             self._say(LeaseStatus(state="waiting", code=WAITING_LOCK_DELAY, until=ready_at))
 
@@ -247,6 +257,8 @@ class Tender:
                 self._lock = replace(self._lock, taken=True)
             return
         token = next_token(read_record(entry), int(epoch.value), entry)
+        if self._promised():  # meanwhile, as the session had lapsed
+            return
         seen_at = _now(session)
         members = await world.members() if world.failsafe(self._replica) else {}
         if await self._key.acquire(entry.lock_index, token, members):

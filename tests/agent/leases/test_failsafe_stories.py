@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import json
+from functools import partial
 
 import pytest
 
 from agent import keys
+from agent.consul.embedded.memory import MemoryConsul
+from agent.consul.embedded.store import Store
+from agent.consul.protocol import KeyValue
 from agent.errors import Refused, Waiting
 from agent.leases.failsafe import Kept, read_book
 from agent.leases.peers import Ack, Ask
@@ -261,6 +265,104 @@ def test_who_is_getting_it_promises_nothing() -> None:
         await fleet.until(lambda: keys.lease("c", "one.0") in fleet.store.entries)  # locked; it runs a lock-delay later
         assert not fleet.running("b")
         with pytest.raises(Refused, match="runs on b, or is about to"):
+            await fleet.agents["b"].failsafe_ack(ask("b"))
+
+    story(body)
+
+
+class DeafOnce(MemoryConsul):
+    """It takes the first lock that it is asked for, or does not, and nobody hears of it: from then on there is no way to it."""
+
+    def __init__(self, store: Store, *, takes: bool) -> None:
+        super().__init__(store)
+        self.takes = takes
+
+    async def acquire(self, key: str, value: bytes, session: str) -> bool:
+        taken = self.takes and await super().acquire(key, value, session)
+        self.cut = key == keys.lease("c", "one.0")
+        if self.cut:
+            raise Waiting("no answer")
+        return taken
+
+
+@pytest.mark.parametrize("takes", [True, False])
+def test_who_tried_to_get_it_and_heard_no_answer_promises(takes: bool) -> None:
+    """Somebody else has it since, and must not end for that."""
+
+    async def body(fleet: Fleet) -> None:
+        fleet.start("a")
+        fleet.consul = partial(DeafOnce, takes=takes)
+        fleet.start("b")
+        await asyncio.sleep(1.0)
+        await fleet.order("b", "one.0", lease="failsafe")
+        await fleet.until(lambda: fleet.consuls["b"].cut)
+        await goes_on_elsewhere(fleet)
+
+    story(body)
+
+
+def test_who_had_the_lock_and_lost_it_before_it_ran_promises() -> None:
+    async def body(fleet: Fleet) -> None:
+        fleet.start("a", "b")
+        await asyncio.sleep(1.0)
+        await fleet.order("b", "one.0", lease="failsafe")
+        await fleet.until(lambda: fleet.lease("b").code == "WAITING_LOCK_DELAY")
+        fleet.consuls["b"].cut = True
+        await goes_on_elsewhere(fleet)
+
+    story(body)
+
+
+async def goes_on_elsewhere(fleet: Fleet) -> None:
+    """Node a gets it, b has no way to Consul; then nobody has, and a runs on because b agrees."""
+    await fleet.order("a", "one.0", lease="failsafe")
+    await fleet.until(lambda: fleet.running("a"))
+    assert set(eligible(fleet)) == {"a", "b"}
+    away(fleet)
+    await stopped(fleet, 3 * T)
+    assert (fleet.running("a"), fleet.lease("a").code) == (True, "FAILSAFE")
+
+
+def test_what_is_promised_just_before_the_token_is_written_counts() -> None:
+    async def body(fleet: Fleet) -> None:
+        promised: list[float] = []
+
+        class Late(MemoryConsul):
+            async def get(self, key: str) -> KeyValue | None:
+                locked = fleet.store.entries.get(keys.lease("c", "one.0"))
+                if key == keys.epoch("c") and locked is not None and not promised:
+                    promised.append(fleet.clock.now() + T)
+                    await fleet.agents["b"]._leases.promises.give("one.0", T)
+                return await super().get(key)
+
+        fleet.consul = Late
+        fleet.start("b")
+        await asyncio.sleep(1.0)
+        await fleet.order("b", "one.0", lease="failsafe")
+        await fleet.until(lambda: fleet.running("b"))
+        assert promised
+        assert fleet.clock.now() >= promised[0]
+
+    story(body)
+
+
+def test_nobody_promises_while_it_is_not_known_who_gets_the_lock() -> None:
+    asked = asyncio.Event()
+
+    class Slow(MemoryConsul):
+        async def acquire(self, key: str, value: bytes, session: str) -> bool:
+            if key == keys.lease("c", "one.0"):
+                asked.set()
+                await asyncio.sleep(1.0)
+            return await super().acquire(key, value, session)
+
+    async def body(fleet: Fleet) -> None:
+        fleet.consul = Slow
+        fleet.start("b")
+        await asyncio.sleep(1.0)
+        await fleet.order("b", "one.0", lease="failsafe")
+        await asked.wait()
+        with pytest.raises(Waiting, match="Consul is being asked for the lease"):
             await fleet.agents["b"].failsafe_ack(ask("b"))
 
     story(body)

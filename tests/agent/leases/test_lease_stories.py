@@ -81,6 +81,7 @@ class Fleet:
         self.witness = Witness(self.clock)
         self.machines: dict[str, Machine] = {}
         self.ledgers: dict[str, MemoryLedger] = {}
+        self.consul: Callable[[Store], MemoryConsul] = MemoryConsul  # as the nodes that start next have it
         self.consuls: dict[str, MemoryConsul] = {}
         self.agents: dict[str, Agent] = {}
         self.tasks: dict[str, asyncio.Task[None]] = {}
@@ -95,7 +96,7 @@ class Fleet:
         for name in names:
             self.lives += 1
             machine = self.machines.setdefault(name, Machine(name, self.clock, witness=self.witness))
-            self.consuls[name] = MemoryConsul(self.store)
+            self.consuls[name] = self.consul(self.store)
             agent = self.agents[name] = Agent(
                 NodeSettings(cluster="c", node=name, api=f"http://{name}:5100", address=name),
                 Edges(
