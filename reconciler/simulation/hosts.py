@@ -275,14 +275,16 @@ class Machine:
         self.put(HostRow(replica, "by hand", "Started", True, self.clock.now(), order, pid=next(_pids)))
 
     def lose_keeper(self) -> None:
-        """The keeper crashed: its connections end. Leased hosts die with it, others go on."""
+        """The keeper crashed: its connections end. Leased hosts die with it, stuck ones when they can; others go on."""
         self.keeper_away, self.deadline = True, 0.0
         self.agreed.clear()
         now = self.keeper_lost_at = self.clock.now()
         for row in list(self.rows.values()):
-            if row.order.lease is not None and row.state in (*LIVE, "Backoff") and row.replica not in self.stuck:
+            if row.order.lease is not None and row.state in (*LIVE, "Backoff"):
                 self.witness.hurts(self.name, row.replica)
                 dead = replace(row, state="Stopped", healthy=False, pid=None, fenced=EXPIRED, since=now, retry_at=None)
+                if row.state in LIVE and row.replica in self.stuck:
+                    dead = replace(dead, state="Stopping", pid=row.pid)
                 self.rows[row.replica] = dead
                 self.witness.row(self.name, dead)  # whoever follows the keeper sees it when there is one again
         for listener in self.listeners:

@@ -79,6 +79,27 @@ def test_a_replica_that_has_ended_is_no_new_one_once_its_node_forgot_who_ordered
     assert virtual.run(story()) == ({"web.0"}, set())
 
 
+def test_what_nothing_could_kill_when_its_keeper_died_ends_as_soon_as_something_can() -> None:
+    """It is no lease that was lost without a reason."""
+
+    async def story() -> tuple[list[str], bool]:
+        world = watched()
+        machine, states = world.add_machine("a").machine, list[str]()
+        machine.rows["web.0"] = replace(STARTING, state="Started", healthy=True, pid=7)
+        machine.stick("web.0")
+        machine.lose_keeper()
+        states.append(machine.rows["web.0"].state)
+        machine.free("web.0")
+        states.append(machine.rows["web.0"].state)
+        machine.keeper_away = False
+        machine.look_at_leases()
+        observer = world.watcher
+        assert isinstance(observer, Observer)
+        return states, any(found.promise == "a lease is lost for a reason" for found in observer.truth.violations)
+
+    assert virtual.run(story()) == (["Stopping", "Stopped"], False)
+
+
 def watched() -> World:
     """A world that an observer watches."""
     world = World()
