@@ -13,7 +13,7 @@ from reconciler.simulation.hosts import LIVE, Machine
 from reconciler.simulation.truth import Truth
 from reconciler.simulation.virtual import later
 
-MOMENT = 0.001  # seconds
+MOMENT = 0.001  # seconds that count as none; looks come twice as late
 EARLY = 8.0  # seconds: a renewal more or less, which a keeper may not have heard of
 UNSEEN = 300.0  # seconds for which a node may not have seen what became of its locks
 MEDDLED = 60.0  # seconds after somebody laid hands on a lock in which it may be lost for that
@@ -61,7 +61,7 @@ class Leases:
         until = min((given.get(member, 0.0) for member in others), default=0.0)
         if until > self._agreed.get(ours, 0.0):
             self._agreed[ours] = until
-            later(max(0.0, until - now) + MOMENT, self._agreement_over, *ours)
+            later(max(0.0, until - now) + 2 * MOMENT, self._agreement_over, *ours)
 
     def agrees(self, node: str, replica: str, deadline: float) -> None:
         """A keeper is told that a host may live so long because others agree."""
@@ -145,7 +145,7 @@ class Leases:
     # ------------------------------------------------------------------------------------------- inside
 
     def _wait(self, node: str, until: float) -> None:
-        later(max(0.0, until - self.truth.clock.now()) + MOMENT, self._over, node)
+        later(max(0.0, until - self.truth.clock.now()) + 2 * MOMENT, self._over, node)
 
     def _over(self, node: str) -> None:
         now, machine = self.truth.clock.now(), self.truth.world.machines[node]

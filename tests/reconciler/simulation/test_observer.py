@@ -100,6 +100,22 @@ def test_what_nothing_could_kill_when_its_keeper_died_ends_as_soon_as_something_
     assert virtual.run(story()) == (["Stopping", "Stopped"], False)
 
 
+def test_what_outlives_its_lease_is_seen_whatever_the_hour() -> None:
+    """Also where the clock is no round number: a look comes later than what counts as no time at all."""
+
+    async def story(until: float) -> set[str]:
+        world = watched()
+        machine, observer = world.add_machine("a").machine, world.watcher
+        assert isinstance(observer, Observer)
+        observer.renewed("a", "session", until)
+        machine.rows["web.0"] = replace(STARTING, state="Started", healthy=True, pid=7)
+        await asyncio.sleep(until + 1.0)
+        return {found.promise for found in observer.truth.violations}
+
+    for until in (1422.4436951127745, 30.0, 30.1):
+        assert virtual.run(story(until)) == {"leased processes end in time"}
+
+
 def watched() -> World:
     """A world that an observer watches."""
     world = World()
