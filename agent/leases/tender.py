@@ -257,6 +257,11 @@ class Tender:
                 self._lock = replace(self._lock, taken=True)
             return
         token = next_token(read_record(entry), int(epoch.value), entry)
+        if (
+            token <= self._last_token()
+        ):  # Consul counts anew, and its leader has not heard yet that ours was the same epoch
+            await self._say_and_wait(LeaseStatus(state="waiting", code=EPOCH_LOST), AGAIN)
+            return
         if self._promised():  # meanwhile, as the session had lapsed
             return
         seen_at = _now(session)
@@ -265,6 +270,12 @@ class Tender:
             await self._agreement.written(token, members)
             self._hold(Held(entry.lock_index, token, *seen_at))
         self._lock = None
+
+    def _last_token(self) -> Token:
+        """The one that the last process of this replica here was given."""
+        row = self._world.row(self._replica)
+        lease = row.order.lease if row is not None else None
+        return Token() if lease is None else Token(lease.epoch, lease.index)
 
     def _new_lock(self, entry: KeyValue, seen: float) -> Lock:
         """What we took a moment ago, or something of ours that we cannot account for: the latter waits as if just freed."""
