@@ -257,9 +257,8 @@ class Tender:
                 self._lock = replace(self._lock, taken=True)
             return
         token = next_token(read_record(entry), int(epoch.value), entry)
-        if (
-            token <= self._last_token()
-        ):  # Consul counts anew, and its leader has not heard yet that ours was the same epoch
+        # Else Consul counts anew, and its leader has not heard yet that what we knew was the same epoch.
+        if token <= self._last_token():
             await self._say_and_wait(LeaseStatus(state="waiting", code=EPOCH_LOST), AGAIN)
             return
         if self._promised():  # meanwhile, as the session had lapsed
