@@ -68,7 +68,11 @@ class Fence:
         self.look()
 
     def agree(self, replica: str, deadline: float) -> None:
-        """The host of this replica may live until then; what was known to be later stays."""
+        """The host of this replica may live until then; what was known to be later stays.
+
+        What is due by now happens first: who slept past its end finds others that agree, but one of them may have run it meanwhile.
+        """
+        self.look()
         now = linux.now()
         self._agreed = {name: until for name, until in self._agreed.items() if until > now}
         self._agreed[replica] = max(self._agreed.get(replica, 0.0), deadline)

@@ -122,7 +122,8 @@ class Machine:
         self.look_at_leases()
 
     def agree(self, replica: str, deadline: float) -> None:
-        """One leased host may live until then."""
+        """One leased host may live until then; what is due by now happens first."""
+        self.look_at_leases()
         self.witness.agrees(self.name, replica, deadline)
         self.agreed[replica] = max(self.agreed.get(replica, 0.0), deadline)
         self.look_at_leases()

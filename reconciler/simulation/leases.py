@@ -65,6 +65,9 @@ class Leases:
 
     def agrees(self, node: str, replica: str, deadline: float) -> None:
         """A keeper is told that a host may live so long because others agree."""
+        row = self.truth.row(node, replica)
+        if row is None or row.fenced:
+            return  # it is being ended all the same
         late = deadline - self._agreed.get((node, replica), 0.0)
         if late > MOMENT and self.truth.world.eligible(replica, node) != {node}:
             detail = f"{replica} may live on {node} {late:.3f} s longer than all that could run it agreed to"

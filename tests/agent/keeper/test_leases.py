@@ -67,6 +67,24 @@ def test_a_fence_goes_on_with_the_deadlines_another_knew() -> None:
     assert fence().first_kill() == math.inf
 
 
+def test_who_slept_past_the_end_of_its_lease_is_ended_whatever_others_agree_to_then(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    now, ended = linux.now(), list[str]()
+    host = hosted("a.0", 1, LEASE)
+
+    def end(host: Hosted, code: str, _grace: float) -> None:
+        host.fenced = code
+        ended.append(host.order.replica)
+
+    fence = Fence(Loop(), lambda: [host], end, lambda _host: None)
+    fence.extend(now + 30)
+    assert ended == []
+    monkeypatch.setattr(linux, "now", lambda: now + 100)  # the whole machine did not run
+    fence.agree("a.0", now + 130)
+    assert ended == ["a.0"]
+
+
 def test_half_a_line_is_gone_on_with() -> None:
     before = Lines()
     assert before.feed(b'{"a":1}\n{"b"') == [{"a": 1}]
