@@ -105,7 +105,7 @@ class Tender:
 
         A lease or lock that ran out is none until Consul says that it is still ours, and then a promise counts first.
         """
-        return (self._acquiring and self._world.session.usable) or self.token is not None
+        return self._acquiring or self.token is not None
 
     @property
     def trying(self) -> bool:
@@ -260,8 +260,6 @@ class Tender:
         # Else Consul counts anew, and its leader has not heard yet that what we knew was the same epoch.
         if token <= self._last_token():
             await self._say_and_wait(LeaseStatus(state="waiting", code=EPOCH_LOST), AGAIN)
-            return
-        if self._promised():  # meanwhile, as the session had lapsed
             return
         seen_at = _now(session)
         members = await world.members() if world.failsafe(self._replica) else {}

@@ -11,7 +11,6 @@ import pytest
 from agent import keys
 from agent.consul.embedded.memory import MemoryConsul
 from agent.consul.embedded.store import Store
-from agent.consul.protocol import KeyValue
 from agent.errors import Refused, Waiting
 from agent.leases.failsafe import Kept, read_book
 from agent.leases.peers import Ack, Ask
@@ -321,29 +320,6 @@ async def goes_on_elsewhere(fleet: Fleet) -> None:
     away(fleet)
     await stopped(fleet, 3 * T)
     assert (fleet.running("a"), fleet.lease("a").code) == (True, "FAILSAFE")
-
-
-def test_what_is_promised_just_before_the_token_is_written_counts() -> None:
-    async def body(fleet: Fleet) -> None:
-        promised: list[float] = []
-
-        class Late(MemoryConsul):
-            async def get(self, key: str) -> KeyValue | None:
-                locked = fleet.store.entries.get(keys.lease("c", "one.0"))
-                if key == keys.epoch("c") and locked is not None and not promised:
-                    promised.append(fleet.clock.now() + T)
-                    await fleet.agents["b"]._leases.promises.give("one.0", T)
-                return await super().get(key)
-
-        fleet.consul = Late
-        fleet.start("b")
-        await asyncio.sleep(1.0)
-        await fleet.order("b", "one.0", lease="failsafe")
-        await fleet.until(lambda: fleet.running("b"))
-        assert promised
-        assert fleet.clock.now() >= promised[0]
-
-    story(body)
 
 
 def test_nobody_promises_while_it_is_not_known_who_gets_the_lock() -> None:
