@@ -132,6 +132,7 @@ class Observer:
 
     def forgets(self) -> None:
         """Consul is about to lose its data."""
+        self._orders.forgets()
         self._leases.forgets()
 
     def meddled(self, replica: str) -> None:

@@ -43,6 +43,12 @@ class Orders:
             self.truth.broken("a replaced leader is not obeyed", f"{node}: {controller} claims it, {epoch} < {before}")
         self._claimed[node] = (controller, epoch)
 
+    def forgets(self) -> None:
+        """Consul is about to lose its data: who lost its ledger and was told nothing since cannot know the latest epoch then."""
+        for node, told in self.truth.forgot.items():
+            if not told:
+                self._claimed.pop(node, None)
+
     def forgot(self, node: str) -> None:
         """The agent there lost its ledger: it does not know any more what it accepted."""
         self.truth.note("forgot", node)

@@ -50,7 +50,7 @@ from reconciler.observe import fleet as observed_fleet
 from reconciler.observe import views, witness
 from reconciler.observe.fleet import Fleet
 from reconciler.observe.witness import Finding, Says
-from reconciler.planning import checks, examine, keep_up, planner, prune, targets, waves
+from reconciler.planning import checks, examine, keep_up, leftovers, planner, prune, targets, waves
 from reconciler.planning import fleet as planned_fleet
 from reconciler.planning.cases import Case, World
 from reconciler.planning.memo import Memo
@@ -657,7 +657,7 @@ def specs_are_never_recognised(patch: Patch) -> None:
 @breaking("everything comes to rest")
 def nothing_is_pruned(patch: Patch) -> None:
     """What left Git stays."""
-    patch.setattr(planner, "gone", lambda _world, instance, _claimed: Case(instance))
+    patch.setattr(leftovers, "gone", lambda _world, instance, _claimed: Case(instance))
 
 
 @breaking("everything comes to rest")
