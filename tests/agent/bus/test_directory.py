@@ -14,10 +14,11 @@ from agent.bus.store import ThreadStore
 from agent.bus.table import Table, table_of
 from agent.consul.embedded.memory import MemoryConsul
 from agent.consul.embedded.store import Store
-from agent.consul.protocol import Check, Service, TxnRefused
+from agent.consul.protocol import Check, Service
 from agent.errors import TdieError
 from agent.sdk.message import Subscription
 from agent.wire import PackageRef, PublisherSpec, ReplicaSpec, SubscriptionSpec
+from reconciler.execution.proven import NotLeading
 from reconciler.execution.topics import Topics
 from reconciler.model.desired import InstanceSpec
 from reconciler.simulation.virtual import VirtualClock, VirtualLoop, run
@@ -80,7 +81,7 @@ def test_the_leader_writes_what_git_says_once_and_only_while_it_leads() -> None:
         await later.publish({})
         assert await table() == Table()
         await consul.session_destroy(session)
-        with pytest.raises(TxnRefused):
+        with pytest.raises(NotLeading):
             await later.publish(_instances(_instance("hears", "orders")))
         assert await table() == Table()
 
