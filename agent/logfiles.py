@@ -112,8 +112,8 @@ def begin_anew(path: Path, keep: int, largest: int) -> int:
 
 def _copy(source: BinaryIO, copy: BinaryIO, largest: int) -> int:
     """How many bytes were copied: all, unless they come faster than that, so that nobody chases a flood for ever."""
-    copied = 0
-    while copied < FLOOD * largest and (chunk := source.read(_CHUNK)):
+    copied, most = 0, FLOOD * largest
+    while copied < most and (chunk := source.read(min(_CHUNK, most - copied))):
         copied += copy.write(chunk)
     return copied
 

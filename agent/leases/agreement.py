@@ -4,34 +4,18 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping
-from typing import Protocol
 
 import structlog
 
-from agent.clock import Clock
 from agent.errors import TdieError
-from agent.keeper.protocol import Keeper
 from agent.leases.failsafe import REFUSED, Answer, Kept, verdict
-from agent.leases.peers import Ask, Peers
-from agent.leases.promises import Promises
-from agent.leases.session import Session
+from agent.leases.peers import Ask
 from agent.leases.values import Token
+from agent.leases.world import World
 
 log = structlog.get_logger("leases")
 
 AGAIN = 1.0  # seconds after a cycle without all answers
-
-
-class World(Protocol):
-    """What an agreement sees of its node."""
-
-    cluster: str
-    node: str
-    keeper: Keeper
-    clock: Clock
-    session: Session
-    peers: Peers
-    promises: Promises
 
 
 class Agreement:

@@ -256,11 +256,7 @@ class Tender:
             if await self._key.acquire(entry.lock_index, token, eligible):
                 self._lock = replace(self._lock, taken=True)
             return
-        token = next_token(read_record(entry), int(epoch.value), entry)
-        # Else Consul counts anew, and its leader has not heard yet that what we knew was the same epoch.
-        if token <= self._last_token():
-            await self._say_and_wait(LeaseStatus(state="waiting", code=EPOCH_LOST), AGAIN)
-            return
+        token = next_token(self._last_token(entry), int(epoch.value), entry)
         seen_at = _now(session)
         members = await world.members() if world.failsafe(self._replica) else {}
         if await self._key.acquire(entry.lock_index, token, members):
@@ -268,11 +264,13 @@ class Tender:
             self._hold(Held(entry.lock_index, token, *seen_at))
         self._lock = None
 
-    def _last_token(self) -> Token:
-        """The one that the last process of this replica here was given."""
-        row = self._world.row(self._replica)
+    def _last_token(self, entry: KeyValue) -> Token:
+        """The highest that is known here: by the key, or of the last process of this replica, which a Consul that lost its data
+        knows nothing of."""
+        record, row = read_record(entry), self._world.row(self._replica)
         lease = row.order.lease if row is not None else None
-        return Token() if lease is None else Token(lease.epoch, lease.index)
+        ours = Token() if lease is None else Token(lease.epoch, lease.index)
+        return ours if record is None else max(record.token, ours)
 
     def _new_lock(self, entry: KeyValue, seen: float) -> Lock:
         """What we took a moment ago, or something of ours that we cannot account for: the latter waits as if just freed."""

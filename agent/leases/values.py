@@ -96,17 +96,15 @@ def wait_after(entry: KeyValue | None, figures: LeaseFigures) -> float:
     return max(figures.lock_delay, record.lock_delay if record else 0.0)
 
 
-def next_token(before: Record | None, epoch: int, entry: KeyValue) -> Token:
-    """The token of a new holder, whose lock this entry is.
+def next_token(known: Token, epoch: int, entry: KeyValue) -> Token:
+    """The token of a new holder, whose lock this entry is: above the highest that is known.
 
     How often a lock was taken does not tell: that counts anew for a key that was written over or deleted, and again for one that
     came back with an old snapshot. The index of Consul's log goes on in all of these; only lost data set it back, and then there
     is a new epoch.
     """
     now = Token(epoch, entry.modify_index)
-    if before is None or before.token < now:
-        return now
-    return Token(before.token.epoch, before.token.index + 1)
+    return now if known < now else Token(known.epoch, known.index + 1)
 
 
 @dataclass(frozen=True, slots=True)

@@ -222,8 +222,12 @@ class Leadership:
                     await self._consul.check_update(self._check, "passing", self._sentence)
                     await self._consul.session_renew(term.session)
                     entry = await self._consul.get(keys.leader(self.cluster))
+                    epoch = await self._consul.get(keys.epoch(self.cluster))
                 if entry is None or entry.session != term.session:
                     self._end(term, "another session holds the leader key, or Consul forgot it")
+                    return
+                if epoch is None or int(epoch.value) < term.epoch:  # nodes give no token under a lower one
+                    self._end(term, "Consul has an epoch before ours: it came back with an older snapshot")
                     return
                 term.certain_until = Monotonic(sent + self._ttl)
             except CheckGone:

@@ -5,8 +5,12 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Mapping
 
+import structlog
+
 from agent.consul.protocol import Consul, KeyValue
 from agent.errors import TdieError
+
+log = structlog.get_logger("observe")
 
 WATCH = 55.0  # seconds; longer than a beat, shorter than what proxies cut
 AGAIN = 1.0  # … between tries to reach Consul
@@ -14,11 +18,13 @@ AGAIN = 1.0  # … between tries to reach Consul
 
 async def keys_below(consul: Consul, prefix: str) -> AsyncIterator[Mapping[str, KeyValue]]:
     """All keys below a prefix, by what follows it, now and each time they may have changed; nothing while Consul is away."""
-    index = 0
+    index, said = 0, ""
     while True:
         try:
             index, entries = await consul.watch_all(prefix, index, WATCH)
-        except TdieError:  # who watches the catalog says that Consul is away
+        except TdieError as error:
+            if said != (said := str(error)):
+                log.warning("keys cannot be followed", prefix=prefix, error=said)
             index = 0
             await asyncio.sleep(AGAIN)
             continue

@@ -39,7 +39,7 @@ class World:
     lost: tuple[str, ...]  # listed nodes that are lost
     record: Record
     mass_failure: MassFailure | None  # so many of them at once that nothing is simply moved
-    _unconfirmed: tuple[str, ...] | None = None
+    _unconfirmed: tuple[str, ...] | None = field(default=None, init=False)  # worked out when first asked for
 
     def unconfirmed(self) -> tuple[str, ...]:
         """The nodes that may still have other orders than those they were sent last."""

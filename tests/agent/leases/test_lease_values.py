@@ -60,8 +60,7 @@ def test_a_holder_with_longer_figures_is_waited_for_as_long_as_it_may_live() -> 
 @pytest.mark.parametrize(
     ("before", "epoch", "index", "token"),
     [
-        (None, 3, 70, Token(3, 70)),  # nobody knows what was before
-        (Token(), 3, 70, Token(3, 70)),
+        (Token(), 3, 70, Token(3, 70)),  # nobody knows what was before
         (Token(2, 40), 2, 70, Token(2, 70)),
         (Token(2, 40), 3, 7, Token(3, 7)),  # a wiped Consul counts anew, under a later epoch
         (Token(2, 40), 2, 7, Token(2, 41)),  # … or before there is one
@@ -69,9 +68,9 @@ def test_a_holder_with_longer_figures_is_waited_for_as_long_as_it_may_live() -> 
         (Token(2, 40), 1, 70, Token(2, 41)),
     ],
 )
-def test_tokens_only_grow(before: Token | None, epoch: int, index: int, token: Token) -> None:
+def test_tokens_only_grow(before: Token, epoch: int, index: int, token: Token) -> None:
     held = KeyValue("k", b"", 1, index, 2, "s")
-    assert next_token(None if before is None else replace(RECORD, token=before), epoch, held) == token
+    assert next_token(before, epoch, held) == token
 
 
 def test_a_session_that_was_revoked_is_told_from_a_consul_that_forgot_it() -> None:

@@ -137,6 +137,25 @@ async def test_who_cannot_reach_consul_is_not_certain_for_longer_than_the_ttl(st
 
 
 @story
+async def test_an_epoch_that_came_back_with_an_old_snapshot_ends_the_term_and_the_next_one_is_above_all(
+    stage: Stage,
+) -> None:
+    leadership, terms = stage.candidate("one"), list[Term]()
+    async with leadership.term() as term:
+        await leadership.raise_epoch(term, 6)
+        await asyncio.sleep(2 * TTL)
+        assert (term.epoch, term.ended.is_set()) == (7, False)
+        stage.store.put(keys.epoch("c"), b"1")
+        await until(term.ended.is_set)
+        assert "older snapshot" in term.why
+    again = asyncio.create_task(hold(leadership, terms))
+    await until(lambda: bool(terms))
+    assert terms[0].epoch == 8
+    again.cancel()
+    await asyncio.gather(again, return_exceptions=True)
+
+
+@story
 async def test_a_taken_key_ends_the_term(stage: Stage) -> None:
     async with stage.candidate("one").term() as term:
         thief = MemoryConsul(stage.store)
