@@ -82,7 +82,7 @@ class Change:
     to_hash: str = ""
     from_package: str = ""  # name@version
     to_package: str = ""
-    from_replica: str = ""  # RENAME only
+    from_replica: str = ""  # its name so far, if that was another one
     reason: str = ""  # for people: "package 1.0.0 → 1.1.0", "filter: *.xml → *.csv", "no longer in Git"
     wave: int = 0  # position in the order of waves, from 0
 

@@ -24,9 +24,10 @@ def check(world: World, plan: Plan, cases: Iterable[Case]) -> None:
     """Return when the plan keeps every promise; PlanBroken names the first one it does not."""
     _each_change_once(plan)
     stopping = {(c.node, c.replica) for c in plan.changes if c.verdict is Verdict.STOP}
-    stopping |= {(c.from_node, c.replica) for c in plan.changes if c.verdict is Verdict.MOVE}
+    moves = [(c.from_node, name) for c in plan.changes if c.verdict is Verdict.MOVE for name in (c.replica, c.from_replica)]
+    stopping |= set(moves)
     stopping |= {(c.node, c.from_replica) for c in plan.changes if c.verdict is Verdict.RENAME}
-    moving = {c.replica for c in plan.changes if c.verdict in (Verdict.MOVE, Verdict.STOP)}
+    moving = {name for _, name in moves} | {c.replica for c in plan.changes if c.verdict is Verdict.STOP}
     for name, target in plan.targets.items():
         _target_is_whole(world, name, target)
         _stops_have_a_cause(world, target, stopping)

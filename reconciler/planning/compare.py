@@ -21,6 +21,7 @@ class Pair:
     entry: ReplicaOrder | None
     silent: bool = False  # the node does not answer
     must_leave: str = ""  # why the replica cannot stay at its node
+    barred: bool = False  # it waits there for a lease that the node may not have
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +38,7 @@ RULES: tuple[Rule, ...] = (
     Rule(Verdict.START, lambda p: p.entry is None, "its node was never told to run it"),
     Rule(
         Verdict.RENAME,
-        lambda p: bool(p.must_leave) and _changes_lease(p),
+        lambda p: bool(p.must_leave) and _changes_lease(p) and not p.barred,
         "its lease goes with the process, then both go",
     ),
     Rule(Verdict.MOVE, lambda p: bool(p.must_leave), "its node does not pass the filters any more"),

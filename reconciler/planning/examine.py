@@ -27,7 +27,7 @@ from reconciler.planning.fleet import Sighting, Site
 from reconciler.planning.leftovers import leftovers, leftovers_of_replica, note_deadline
 from reconciler.planning.outlook import Homes, Stay
 from reconciler.planning.place import Seats, leave_fault, port_taken
-from reconciler.planning.stay import eligible, must_leave, why_move
+from reconciler.planning.stay import barred, eligible, must_leave, why_move
 
 
 def stay_of(world: World, spec: InstanceSpec) -> Stay:
@@ -246,7 +246,7 @@ def _why_start(world: World, spec: InstanceSpec, name: str, node: str, lost: Sig
 def _keep(world: World, spec: InstanceSpec, case: Case, seats: Seats, name: str, home: Sighting, leaves: str) -> None:
     """A replica that is somewhere: leave, keep, rename, change or move it."""
     silent = world.fleet.sites[home.node].silent
-    pair = Pair(name, spec, home.entry, silent, leaves)
+    pair = Pair(name, spec, home.entry, silent, leaves, barred=bool(leaves) and leaves == barred(home))
     verdict = compare(pair).verdict
     if verdict is Verdict.LEAVE:
         verdict = compare(replace(pair, silent=False)).verdict
@@ -308,7 +308,10 @@ def _step(
 
 
 def move(world: World, spec: InstanceSpec, name: str, home: Sighting, node: str, cause: Cause, why: str) -> Step:
-    """A replica goes to another node, with its new spec if it has one; to nowhere (empty) only when its time is up."""
+    """A replica goes to another node, with its new spec if it has one; to nowhere (empty) only when its time is up.
+
+    One that was renamed and waits for the lease of its old name goes on under that, as one that is started elsewhere does.
+    """
     from_node, site = home.node, world.fleet.sites[home.node]
     reason = ", ".join(part for part in (why, change_of_spec(home, spec)) if part)
     change = make_change(
@@ -317,7 +320,8 @@ def move(world: World, spec: InstanceSpec, name: str, home: Sighting, node: str,
     )  # fmt: skip
     step = Step(change, dead=not home.healthy, forced=site.overdue(world.now))
     if node:
-        step.puts = make_order(world, spec, name, node)
+        replica, instance = _first_name(world, spec, name, home)
+        step.puts = make_order(world, spec, replica, node, instance=instance)
         if home.entry is not None and _is_leased(spec, home.entry):
             step.drops = ((from_node, home.replica),)  # both are told at once: the lease says when the other may start
     elif step.forced and not site.silent:

@@ -21,7 +21,7 @@ def must_leave(world: World, spec: InstanceSpec, home: Sighting, own: Counter[st
     site = world.fleet.sites[home.node]
     return (
         leave_fault(site, spec.placement.where)
-        or (barred(home) if home.instance == spec.name else "")
+        or barred(home)
         or crowded(spec, own[home.node])
         or outgrown(world, spec, home)
     )
