@@ -220,7 +220,9 @@ class Session:
         return AGAIN if self._lapsed else max(0.0, self._end() - self._clock.now())
 
     def _trouble(self, error: BaseException) -> None:
-        self.silent = True
+        if not self.silent:
+            self.silent = True
+            self._moved()
         if isinstance(error, Refused):  # neither away nor against us: these figures are not for this Consul
             self._problem(NOT_GIVEN, error.detail)
         log.debug("lease session not renewed", error=str(error))

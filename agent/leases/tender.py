@@ -388,7 +388,7 @@ class Tender:
         if (agreed := self._agreement.holds()) != self._agreed:
             self._agreed = agreed
             world.changed(self._replica)
-        await self._wait(AGAIN)
+        await self._wait(AGAIN if world.session.silent or agreed else pause)
 
     def _is_ours(self, entry: KeyValue, held: Held) -> bool:
         """Whether the lock is as we left it. One that was written over may still name our session and count the same."""

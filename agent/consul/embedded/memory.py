@@ -165,7 +165,10 @@ class MemoryConsul:
         def content() -> tuple[ServiceHealth, ...]:
             rows = [each for each in self.store.services.values() if each.name == name]
             mine = [each for each in rows if each.meta.get(CLUSTER_META) == cluster]
-            return tuple(self._health(each) for each in sorted(mine, key=lambda each: each.id))
+            checks: dict[str, list[Check]] = {}
+            for check in self.store.checks.values():
+                checks.setdefault(check.service, []).append(check)
+            return tuple(self._health(each, checks.get(each.id, [])) for each in sorted(mine, key=lambda each: each.id))
 
         index_now = lambda: self.store.names.get(name, 1)  # noqa: E731
         return await self._wait(f"watch service {name}", index, wait, _catalog, index_now, content)
@@ -229,8 +232,7 @@ class MemoryConsul:
         if self._cut:
             raise Waiting(f"cannot {doing}: Consul does not answer", code=UNAVAILABLE)
 
-    def _health(self, row: Service) -> ServiceHealth:
-        checks = [self._check(each) for each in self.store.checks.values() if each.service == row.id]
+    def _health(self, row: Service, checks: list[Check]) -> ServiceHealth:
         return ServiceHealth(
             id=row.id,
             name=row.name,
@@ -239,7 +241,7 @@ class MemoryConsul:
             port=row.port,
             tags=tuple(row.tags),
             meta=dict(row.meta),
-            checks=tuple(checks),
+            checks=tuple(self._check(each) for each in checks),
         )
 
     def _check(self, row: Check) -> CheckHealth:
