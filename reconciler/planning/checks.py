@@ -24,7 +24,9 @@ def check(world: World, plan: Plan, cases: Iterable[Case]) -> None:
     """Return when the plan keeps every promise; PlanBroken names the first one it does not."""
     _each_change_once(plan)
     stopping = {(c.node, c.replica) for c in plan.changes if c.verdict is Verdict.STOP}
-    moves = [(c.from_node, name) for c in plan.changes if c.verdict is Verdict.MOVE for name in (c.replica, c.from_replica)]
+    moves = [
+        (c.from_node, name) for c in plan.changes if c.verdict is Verdict.MOVE for name in (c.replica, c.from_replica)
+    ]
     stopping |= set(moves)
     stopping |= {(c.node, c.from_replica) for c in plan.changes if c.verdict is Verdict.RENAME}
     moving = {name for _, name in moves} | {c.replica for c in plan.changes if c.verdict is Verdict.STOP}
