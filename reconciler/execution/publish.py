@@ -60,18 +60,27 @@ class Publisher:
         self._places = asyncio.Semaphore(AT_ONCE)
 
     async def publish(self, plan: Plan, observed: ObservedState) -> tuple[Sent, ...]:
-        """Every target has been sent once. Raises HigherEpoch and LeadershipLost; other trouble is in the results."""
+        """Every target has been sent once, but those of which others did not take over first what they give up.
+
+        Raises HigherEpoch and LeadershipLost; other trouble is in the results.
+        """
         await self._free_settled(plan, observed)
         if not plan.targets:
             return ()
         self._term.must_hold(self._clock.now())
         locked = await self._locks.take(plan.targets, f"commit {plan.commit[:8]}")
+        targets = [target for name, target in plan.targets.items() if name in locked]
         holders = _holders(plan, observed)
-        sends = [
-            self._send(target, observed.nodes[name], plan.commit, holders)
-            for name, target in plan.targets.items()
-            if name in locked
-        ]
+        first = await self._send_all([t for t in targets if not t.after], plan, observed, holders)
+        accepted = {sent.node for sent in first if not sent.error}
+        return first + await self._send_all(
+            [t for t in targets if t.after and accepted.issuperset(t.after)], plan, observed, holders
+        )
+
+    async def _send_all(
+        self, targets: list[NodeTarget], plan: Plan, observed: ObservedState, holders: Mapping[str, tuple[str, ...]]
+    ) -> tuple[Sent, ...]:
+        sends = (self._send(target, observed.nodes[target.node], plan.commit, holders) for target in targets)
         results = tuple(await asyncio.gather(*sends))
         for sent in results:
             if sent.higher_epoch:
@@ -113,7 +122,7 @@ class Publisher:
             try:
                 await self._api.assign(view.api, assignment)
             except TdieError as error:
-                self._fleet.doubt(target.node)  # it may have arrived: ask before sending anything else
+                self._fleet.doubt(target.node, str(error))  # it may have arrived: ask before sending anything else
                 return self._failed(assignment, error)
         log.info("sent", node=target.node, generation=assignment.generation, replicas=len(assignment.replicas))
         return Sent(target.node, assignment.epoch, assignment.generation)

@@ -63,6 +63,7 @@ class HoldReason(StrEnum):
     CANARY_WAITS = "CANARY_WAITS"  # the canaries are healthy; a person must say that the others may follow
     REBALANCING = "REBALANCING"  # moves that make the fleet more even go one at a time, after everything else
     TARGET_STARTING = "TARGET_STARTING"  # a moved replica is not healthy at its new node yet
+    HANDING_OVER = "HANDING_OVER"  # one of the two nodes hands over another leased replica first
     MASS_FAILURE = "MASS_FAILURE"  # so many nodes vanished at once that nothing is moved
 
 
@@ -109,6 +110,7 @@ class NodeTarget:
     replicas: tuple[ReplicaOrder, ...]
     digest: str  # agent.wire.content_digest
     policy: NodePolicy = PLAIN
+    after: tuple[str, ...] = ()  # nodes that must have theirs first: they take over what this one gives up
 
 
 @dataclass(frozen=True, slots=True)

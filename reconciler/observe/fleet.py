@@ -316,11 +316,11 @@ class Fleet:
         node.view = views.sent_view(node.view, assignment)
         self.version += 1
 
-    def doubt(self, name: str) -> None:
+    def doubt(self, name: str, error: str) -> None:
         """A send may or may not have arrived: nothing more is planned for the node until it has said what is in force."""
         node = self._nodes[name]
         node.reclaim = True
-        node.poll = node.poll.turn(Says.UNKNOWN, self._clock.now(), "a send got no answer")
+        node.poll = node.poll.turn(Says.UNKNOWN, self._clock.now(), f"it did not accept what it was sent: {error}")
         if node.polling is not None:
             node.polling.cancel()
         self._changed("report")

@@ -68,4 +68,4 @@ def presence(
         return Finding(Presence.UNREACHABLE, catalog.since, f"answers, but {catalog.detail}")
     if poll.says is Says.DOWN:
         return Finding(Presence.UNREACHABLE, poll.since, poll.detail)
-    return Finding(Presence.JOINING, catalog.since, "not claimed by this controller yet")
+    return Finding(Presence.JOINING, catalog.since, poll.detail or "not claimed by this controller yet")

@@ -77,20 +77,24 @@ def _second_copy(
         )
     step = _dropping(world, case, change_step(change, other), other)
     note_deadline(world, case, other.node)
-    silent = world.fleet.sites[home.node].silent
-    leased = other.entry is not None and other.entry.policy.lease != "none"  # the other one starts when this has ended
-    if (
-        step.hold is None
-        and not leased
-        and (silent or not home.healthy)
-        and other.healthy
-        and not site.overdue(world.now)
-    ):
-        error = home.row.last_error if home.row is not None else ""
-        detail = f"{home.replica} is not healthy on {home.node} yet" + (f": {error}" if error else "")
-        if silent:
-            detail = f"{home.replica} runs on {home.node}, which does not answer"
-        step.held(HoldReason.TARGET_STARTING, detail, (home.replica, home.node))
+    _keep_until_taken_over(world, step, home, other)
+
+
+def _keep_until_taken_over(world: World, step: Step, home: Sighting, other: Sighting) -> None:
+    """Hold the end of the copy until the one that replaces it works, or at least waits for the lease that goes with this end."""
+    if step.hold is not None or world.fleet.sites[other.node].overdue(world.now):
+        return
+    silent, where = world.fleet.sites[home.node].silent, (home.replica, home.node)
+    if other.entry is not None and other.entry.policy.lease != "none":
+        if not world.view(home.node).confirmed:
+            step.held(
+                HoldReason.TARGET_STARTING, f"{home.node} has not said yet that it takes {home.replica} over", where
+            )
+    elif other.healthy and silent:
+        step.held(HoldReason.TARGET_STARTING, f"{home.replica} runs on {home.node}, which does not answer", where)
+    elif other.healthy and not home.healthy:
+        error = f": {home.row.last_error}" if home.row is not None and home.row.last_error else ""
+        step.held(HoldReason.TARGET_STARTING, f"{home.replica} is not healthy on {home.node} yet{error}", where)
 
 
 def gate(case: Case) -> None:

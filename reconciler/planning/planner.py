@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from agent.clock import Monotonic
 from reconciler.model.desired import DesiredState
 from reconciler.model.observed import ObservedState, Presence, Record
 from reconciler.model.plan import Change, Hold, NodeTarget, Plan, Verdict
-from reconciler.planning import holds, keep_up, leftovers, prune, rollouts, waves
+from reconciler.planning import handover, holds, keep_up, leftovers, prune, rollouts, waves
 from reconciler.planning.cases import Case, Step, World
 from reconciler.planning.checks import check
 from reconciler.planning.examine import examine, stay_of
@@ -67,6 +69,7 @@ def _plan(desired: DesiredState, observed: ObservedState, record: Record, now: M
     for case in found:
         leftovers.gate(case)
     prune.gate(world, found, record, digest)
+    handover.gate(found)
     made = Plan(
         commit=desired.commit,
         changes=changes,
@@ -176,6 +179,9 @@ def _targets(world: World, cases: list[Case], ahead: Wanted, memo: Memo) -> dict
         if next_one is not None:
             found[node] = next_one
     memo.loose = found.keys() | edited.keys() | ahead.keys() | forgotten
+    for giver, takers in handover.takers(cases).items():
+        if giver in found:
+            found[giver] = replace(found[giver], after=tuple(taker for taker in takers if taker in found))
     return found
 
 

@@ -17,7 +17,7 @@ wait 20s
 show                               what runs where
 processes                          which of them are the same as the last time this was asked
 plan                               what the leader would do, and why it waits
-crash agent a · start agent a · forget a (its ledger is lost)
+crash agent a · start agent a · forget a (its ledger is lost) · disk of a full · disk of a free
 power off a · power on a · cut a · cut a from controllers · cut a from consul · heal a
 cut a and its consul              … the Consul agent on its machine is cut off from the servers, which go on showing it
 consul stops · consul runs         its servers, so that no session ends meanwhile
@@ -152,6 +152,7 @@ class Stage:
             (r"processes", self._processes),
             (r"plan", self._plan),
             (r"crash agent (\S+)", self.world.crash_agent),
+            (r"disk of (\S+) (full|free)", self._disk),
             (r"start agent (\S+)", self._start_agent),
             (r"forget (\S+)", self._forget),
             (r"power off (\S+)", self.world.power_off),
@@ -387,6 +388,10 @@ class Stage:
 
     async def _consul(self, word: str) -> None:
         self.world.consul_away(word == "away")
+
+    async def _disk(self, name: str, word: str) -> None:
+        node = self.world.nodes[name]
+        node.machine.disk_full = node.ledger.full = word == "full"
 
     async def _kill(self, replica: str) -> None:
         self._machine_of(replica).kill_host(replica)

@@ -449,7 +449,7 @@ class Story:
         self.out = []
         for name, target in self.plan().targets.items():
             packages = " ".join(str(order.package) for order in target.packages) or "nothing"
-            self.out.append(f"{name} has {packages}")
+            self.out.append(f"{name} has {packages}" + (f", after {', '.join(target.after)}" if target.after else ""))
             for order in target.replicas:
                 renamed = f" renamed from {order.renamed_from}" if order.renamed_from else ""
                 self.out.append(f"  {order.replica} {order.spec.package} {order.commit} {order.ordered}{renamed}")
