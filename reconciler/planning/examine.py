@@ -254,6 +254,8 @@ def _keep(world: World, spec: InstanceSpec, case: Case, seats: Seats, name: str,
     if verdict is Verdict.KEEP:
         if not silent:
             _see_to_it(world, spec, case, name, home)
+        elif home.row is None and not world.view(home.node).confirmed:
+            _see_to_answer(world, spec, case, name, home)
         return
     step = _step(world, spec, seats, verdict, name, home, leaves)
     case.steps.append(step)
@@ -414,6 +416,16 @@ def _see_to_it(world: World, spec: InstanceSpec, case: Case, name: str, home: Si
         step.held(HoldReason.IN_FLIGHT, f"{home.node} is healing it", (home.node,))
     else:
         step.held(HoldReason.IN_FLIGHT, f"sent to {home.node}", (home.node,))
+
+
+def _see_to_answer(world: World, spec: InstanceSpec, case: Case, name: str, home: Sighting) -> None:
+    """The node was sent it, has not said that it has it, and does not answer now."""
+    change = make_change(
+        world, Verdict.START, Cause.COMMIT, replica=name, instance=spec.name, node=home.node, spec=spec
+    )
+    step = Step(change, in_flight=True)
+    case.steps.append(step)
+    _hold_silent(world, step, (home.node,))
 
 
 def _see_to_policy(world: World, spec: InstanceSpec, case: Case, home: Sighting, *, keeps_word: bool) -> None:
