@@ -119,7 +119,7 @@ def _world(desired: DesiredState, observed: ObservedState, record: Record, now: 
         positions=memo.positions,
         unheard={site.name: view.may_run for site, view in untold if site.silent},
         lost_unheard={site.name: view.may_run for site, view in untold if site.presence is Presence.LOST},
-        forgotten=tuple(s.name for s, _ in untold if record.rewound and s.presence is Presence.ABSENT),
+        forgotten=tuple(s.name for s, _ in untold if record.rewound and s.presence in (Presence.ABSENT, Presence.LOST)),
         forgetful=tuple(view for _, view in listed if forgetful(view)),
         lost=lost,
         record=record,
