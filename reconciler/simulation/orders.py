@@ -46,8 +46,9 @@ class Orders:
     def forgets(self) -> None:
         """Consul is about to lose its data: who lost its ledger and was told nothing since cannot know the latest epoch then."""
         for node, told in self.truth.forgot.items():
-            if not told:
-                self._claimed.pop(node, None)
+            if not told and node in self._claimed:
+                controller, _ = self._claimed[node]  # which may lead on
+                self._claimed[node] = (controller, 0)
 
     def forgot(self, node: str) -> None:
         """The agent there lost its ledger: it does not know any more what it accepted."""
