@@ -85,12 +85,13 @@ class Truth:
     _trace: hashlib._Hash = field(default_factory=hashlib.sha256)
 
     def pushed(self, desired: DesiredState) -> None:
-        """A good commit arrived in Git."""
+        """A good commit arrived in Git. Instances that were in it side by side are two, whatever their documents say."""
+        before = next(reversed(self.commits.values())).instances if self.commits else {}
         self.order[desired.commit] = len(self.order)
         self.commits[desired.commit] = desired
         for spec in desired.instances.values():
             self.renames.pop(spec.name, None)
-            if spec.moved_from and spec.moved_from not in desired.instances:
+            if spec.moved_from and spec.moved_from not in desired.instances and spec.name not in before:
                 self.renames[spec.moved_from] = spec.name
         self.note("commit", desired.commit)
 
