@@ -85,13 +85,12 @@ class Truth:
     _trace: hashlib._Hash = field(default_factory=hashlib.sha256)
 
     def pushed(self, desired: DesiredState) -> None:
-        """A good commit arrived in Git. Instances that were in it side by side are two, whatever their documents say."""
-        before = next(reversed(self.commits.values())).instances if self.commits else {}
+        """A good commit arrived in Git."""
         self.order[desired.commit] = len(self.order)
         self.commits[desired.commit] = desired
         for spec in desired.instances.values():
             self.renames.pop(spec.name, None)
-            if spec.moved_from and spec.moved_from not in desired.instances and spec.name not in before:
+            if spec.moved_from and spec.moved_from not in desired.instances:
                 self.renames[spec.moved_from] = spec.name
         self.note("commit", desired.commit)
 
