@@ -97,8 +97,11 @@ class Repository:
         self.publish()
 
     def publish(self) -> None:
-        """What is written now is the tip."""
+        """What is written now is the tip. A name that is taken again is nobody's former one: Git would be refused."""
         self.count += 1
+        for name, spec in self.instances.items():
+            if spec.moved_from in self.instances:
+                self.instances[name] = replace(spec, moved_from=None)
         nodes = {name: NodeSpec(name, {"zone": "xy"[ord(name[0]) % 2]}) for name in sorted(self.nodes)}
         cluster = ClusterSpec(
             self._cluster,
