@@ -280,15 +280,16 @@ class ReplicaState(StrEnum):
 
 KEPT_BY_AGREEMENT = "FAILSAFE"
 NOT_ELIGIBLE = "NOT_ELIGIBLE"  # the last holder did not know of this node
+NOT_AGREED = "NOT_AGREED"  # nobody knows who ran it last, and not all say that nobody does
 
 
 class LeaseStatus(Told):
     """Where a node is with the lease of one replica.
 
     `waiting`: nothing of it runs here; `code` says for what it waits, `holder` who has it, `until` when time alone ends that (boot
-    clock); with the code NOT_ELIGIBLE `holder` are the nodes that may have it. `held`: it may run; with the code FAILSAFE without
-    Consul, as long as the nodes in `holder` agree. `ending`: it must not run any more, and something of it may be left. `fenced`:
-    nothing of it is left, and the node cannot get the lease now.
+    clock); with the code NOT_ELIGIBLE `holder` are the nodes that may have it, with NOT_AGREED those that did not agree. `held`:
+    it may run; with the code FAILSAFE without Consul, as long as the nodes in `holder` agree. `ending`: it must not run any more,
+    and something of it may be left. `fenced`: nothing of it is left, and the node cannot get the lease now.
     """
 
     state: Literal["waiting", "held", "ending", "fenced"]
@@ -317,6 +318,10 @@ class LeaseStatus(Told):
                 return f"holds its lease ({self.token})" if self.token else "takes its lease up again"
             case "waiting" if self.code == NOT_ELIGIBLE:
                 return f"may not have its lease, its last holder may be alive and knows only of {self.holder} (NOT_ELIGIBLE)"
+            case "waiting" if self.code == NOT_AGREED:
+                return (
+                    f"waits for its lease: who ran it last is not known, and {self.holder} did not agree (NOT_AGREED)"
+                )
             case "waiting" if self.holder:
                 return f"waits for its lease, held by {self.holder}"
             case "waiting":

@@ -103,6 +103,10 @@ class ServiceHealth:
     def passing(self) -> bool:
         return all(check.status == "passing" for check in self.checks)
 
+    @property
+    def critical(self) -> bool:
+        return any(check.status == "critical" for check in self.checks)
+
 
 @dataclass(frozen=True, slots=True)
 class SessionInfo:

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 import structlog
 
 from agent.errors import TdieError
-from agent.leases.failsafe import REFUSED, Answer, Kept, verdict
+from agent.leases.failsafe import REFUSED, Answer, Kept, lacking, verdict
 from agent.leases.peers import Ask
 from agent.leases.values import Token
 from agent.leases.world import World
@@ -78,7 +78,7 @@ class Agreement:
             return ""
         if started < self._next:
             return ""
-        answers = await self._ask_all()
+        answers = await self.ask(self.members)
         match verdict(self.members, world.node, answers):
             case Answer.REFUSAL:
                 return REFUSED
@@ -87,11 +87,12 @@ class Agreement:
                 await self._extend()
             case Answer.SILENCE:
                 self._next = started + AGAIN
-        self._tell(tuple(sorted(name for name, answer in answers.items() if answer is not Answer.PROMISE)))
+        self._tell(lacking(answers))
         return ""
 
-    async def _ask_all(self) -> dict[str, Answer]:
-        others = {name: api for name, api in sorted(self.members.items()) if name != self._world.node}
+    async def ask(self, members: Mapping[str, str]) -> dict[str, Answer]:
+        """What each of them but this node says to not starting it for the TTL."""
+        others = {name: api for name, api in sorted(members.items()) if name != self._world.node}
         found = await asyncio.gather(*(self._ask(name, api) for name, api in others.items()))
         return dict(zip(others, found, strict=True))
 

@@ -31,6 +31,11 @@ def verdict(members: Iterable[str], node: str, answers: Mapping[str, Answer]) ->
     return Answer.PROMISE if all(answer is Answer.PROMISE for answer in given) else Answer.SILENCE
 
 
+def lacking(answers: Mapping[str, Answer]) -> tuple[str, ...]:
+    """Who did not promise, in order."""
+    return tuple(sorted(name for name, answer in answers.items() if answer is not Answer.PROMISE))
+
+
 def may_acquire(eligible: Mapping[str, str], node: str) -> bool:
     """Whether a node may take a lock whose last holder, perhaps alive, wrote these nodes down; with none it was no failsafe one."""
     return not eligible or node in eligible
@@ -43,6 +48,7 @@ class Promise:
     until: float
     seconds: float
     boot: str
+    holder: str = ""  # the node that it was given to; empty when that is not known
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,13 +66,18 @@ class Book:
     promises: Mapping[str, Promise]
     kept: Mapping[str, Kept]
 
-    def promise(self, replica: str, seconds: float, now: float, boot: str) -> Book:
+    def promise(self, replica: str, seconds: float, now: float, boot: str, holder: str) -> Book:
         """With one more promise; what was promised for longer stays."""
         before = self.promises.get(replica)
         if before is not None and before.until >= now + seconds:
             return self
         current = {name: given for name, given in self.promises.items() if given.until > now}
-        return replace(self, promises={**current, replica: Promise(now + seconds, seconds, boot)})
+        return replace(self, promises={**current, replica: Promise(now + seconds, seconds, boot, holder)})
+
+    def given_to(self, replica: str, now: float) -> str:
+        """The node that may run it until a promise of this one ends; empty if there is none."""
+        given = self.promises.get(replica)
+        return given.holder if given is not None and given.until > now else ""
 
     def until(self, replica: str) -> float:
         """Before this the replica may not be started here."""
@@ -83,13 +94,16 @@ class Book:
         return replace(
             self,
             promises={
-                replica: given if given.boot == boot else Promise(now + given.seconds, given.seconds, boot)
+                replica: given if given.boot == boot else replace(given, until=now + given.seconds, boot=boot)
                 for replica, given in self.promises.items()
             },
         )
 
     def encode(self) -> str:
-        promises = {name: [given.until, given.seconds, given.boot] for name, given in sorted(self.promises.items())}
+        promises = {
+            name: [given.until, given.seconds, given.boot, given.holder]
+            for name, given in sorted(self.promises.items())
+        }
         kept = {name: [list(held.token), dict(held.members)] for name, held in sorted(self.kept.items())}
         return json.dumps({"promises": promises, "kept": kept})
 
@@ -102,8 +116,8 @@ def read_book(text: str) -> Book:
     try:
         raw = json.loads(text) if text else {"promises": {}, "kept": {}}
         promises = {
-            str(name): Promise(float(until), float(seconds), str(boot))
-            for name, (until, seconds, boot) in raw["promises"].items()
+            str(name): Promise(float(until), float(seconds), str(boot), *map(str, holder))
+            for name, (until, seconds, boot, *holder) in raw["promises"].items()
         }
         kept = {
             str(name): Kept((int(epoch), int(index)), members_of(members))

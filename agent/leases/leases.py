@@ -13,7 +13,7 @@ from agent import keys
 from agent.edges import Edges, NodeSettings
 from agent.errors import Invalid, Refused, TdieError, Waiting
 from agent.keeper.protocol import HostRow, Lease
-from agent.leases.failsafe import REFUSED, Seen, listed
+from agent.leases.failsafe import PROMISED, REFUSED, Seen, listed
 from agent.leases.peers import Ack, Ask
 from agent.leases.promises import Promises
 from agent.leases.session import Session
@@ -68,6 +68,7 @@ class Leases:
         self._session_told = (0, False)
         self._starting: set[str] = set()
         self._listed: dict[str, Seen] = {}
+        self._passing: Mapping[str, str] = {}
         self._listed_at = (-1, -1)
         self._api = settings.api
 
@@ -148,7 +149,7 @@ class Leases:
 
     async def acknowledge(self, ask: Ask) -> Ack:
         """This node does not start the replica for so long: on disk now. Raises Refused when it runs it or is getting it, and
-        Waiting while it may have got it."""
+        Waiting while it may have got it, or another node has its word."""
         if (ask.cluster, ask.node) != (self.cluster, self.node):
             raise Invalid(f"this is node {self.node} of {self.cluster}, not {ask.node}", code="WRONG_NODE")
         if not self._table.known:
@@ -158,7 +159,9 @@ class Leases:
             raise Refused(f"{ask.replica} runs on {self.node}, or is about to", code=REFUSED)
         if tender is not None and tender.trying:
             raise Waiting(f"Consul is being asked for the lease of {ask.replica}", code="NOT_READY")
-        await self.promises.give(ask.replica, ask.seconds)
+        if (other := self.promises.book.given_to(ask.replica, self.clock.now())) not in ("", ask.holder):
+            raise Waiting(f"{self.node} has promised {ask.replica} to {other}", code=PROMISED)
+        await self.promises.give(ask.replica, ask.seconds, ask.holder)
         return Ack(node=self.node, replica=ask.replica)
 
     async def give_back(self, but: Collection[str]) -> None:
@@ -207,11 +210,18 @@ class Leases:
         if self._listed_at != now:
             async with asyncio.timeout(self.session.figures.http_timeout):
                 _, agents = await self.consul.watch_service(keys.AGENT_SERVICE, self.cluster, 0, 0.0)
-            found = {agent.meta.get(keys.NODE_META, ""): agent.meta.get(keys.API_META, "") for agent in agents}
-            found.pop("", None)
+            named = {agent.meta.get(keys.NODE_META, ""): agent for agent in agents}
+            named.pop("", None)
+            found = {name: agent.meta.get(keys.API_META, "") for name, agent in named.items()}
             self._listed = listed(self._listed, {**found, self.node: self._api}, self.clock.now())
+            self._passing = {name: found[name] for name, agent in sorted(named.items()) if not agent.critical}
             self._listed_at = now
         return {name: seen.api for name, seen in sorted(self._listed.items())}
+
+    async def passing(self) -> Mapping[str, str]:
+        """Asked as often: what Consul itself shows as well now."""
+        await self.members()
+        return self._passing
 
     def changed(self, replica: str) -> None:
         lost = {name: tender.lost for name, tender in sorted(self._tenders.items()) if tender.lost}

@@ -20,9 +20,9 @@ class Promises:
         self._on_disk = read_book(text)
         self.book = self._on_disk.in_boot(self._boot, self._clock.now())
 
-    async def give(self, replica: str, seconds: float) -> None:
-        """From now on, and over restarts, the replica is not started here for so long."""
-        self.book = self.book.promise(replica, seconds, self._clock.now(), self._boot)
+    async def give(self, replica: str, seconds: float, holder: str) -> None:
+        """From now on, and over restarts, the replica is not started here for so long, as `holder` may run it."""
+        self.book = self.book.promise(replica, seconds, self._clock.now(), self._boot, holder)
         await self._save()
 
     async def keep(self, replica: str, kept: Kept | None) -> None:

@@ -11,7 +11,7 @@ import structlog
 from agent.consul.protocol import KeyValue
 from agent.errors import TdieError
 from agent.leases.agreement import Agreement
-from agent.leases.failsafe import PROMISED, may_acquire
+from agent.leases.failsafe import PROMISED, lacking, may_acquire
 from agent.leases.key import LeaseKey
 from agent.leases.session import Session
 from agent.leases.values import (
@@ -29,7 +29,7 @@ from agent.leases.values import (
     wait_after,
 )
 from agent.leases.world import World
-from agent.wire import KEPT_BY_AGREEMENT, NOT_ELIGIBLE, LeaseStatus
+from agent.wire import KEPT_BY_AGREEMENT, NOT_AGREED, NOT_ELIGIBLE, LeaseStatus
 
 log = structlog.get_logger("leases")
 
@@ -44,6 +44,7 @@ class Lock:
     index: int
     ready_at: float
     taken: bool  # by us, a moment before; else it was found to be ours, from whenever
+    blank: bool  # nothing tells who may run it by agreement
 
 
 @dataclass(frozen=True, slots=True)
@@ -256,6 +257,8 @@ class Tender:
             if await self._key.acquire(entry.lock_index, token, eligible):
                 self._lock = replace(self._lock, taken=True)
             return
+        if self._lock.blank and world.failsafe(self._replica) and not await self._all_agree():
+            return
         token = next_token(self._last_token(entry), int(epoch.value), entry)
         seen_at = _now(session)
         members = await world.members() if world.failsafe(self._replica) else {}
@@ -263,6 +266,15 @@ class Tender:
             await self._agreement.written(token, members)
             self._hold(Held(entry.lock_index, token, *seen_at))
         self._lock = None
+
+    async def _all_agree(self) -> bool:
+        """Nobody knows who ran it last (Consul lost it, or somebody wrote over it): who may run on by agreement has the word of all
+        whom it asks, so one of those that are well knows."""
+        missing = lacking(await self._agreement.ask(await self._world.passing()))
+        if missing:
+            status = LeaseStatus(state="waiting", code=NOT_AGREED, holder=", ".join(missing))
+            await self._say_and_wait(status, AGAIN)
+        return not missing
 
     def _last_token(self, entry: KeyValue) -> Token:
         """The highest that is known here: by the key, or of the last process of this replica, which a Consul that lost its data
@@ -278,8 +290,10 @@ class Tender:
         if tried is not None:
             before, clean, ready_at = tried
             if entry.lock_index == (before.lock_index if before else 0) + 1:
-                return Lock(entry.lock_index, seen if clean else ready_at, taken=True)
-        return Lock(entry.lock_index, seen + wait_after(entry, self._world.session.figures), taken=False)
+                blank = not (clean or self._eligible)
+                return Lock(entry.lock_index, seen if clean else ready_at, taken=True, blank=blank)
+        ready_at = seen + wait_after(entry, self._world.session.figures)
+        return Lock(entry.lock_index, ready_at, taken=False, blank=not self._eligible)
 
     def _note_free(self, entry: KeyValue | None, seen: float) -> None:
         sight = (entry.lock_index, entry.modify_index) if entry else (0, 0)

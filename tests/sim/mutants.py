@@ -10,7 +10,7 @@ import argparse
 import asyncio
 import os
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -897,16 +897,16 @@ def most_are_enough(patch: Patch) -> None:
 @breaking("leased processes end in time", FAILSAFE)
 def promises_count_from_the_answers(patch: Patch) -> None:
     """A holder takes all promises to begin when the last answer is there."""
-    ask_all = Agreement._ask_all
+    ask = Agreement.ask
 
-    async def late(self: Agreement) -> dict[str, Answer]:
-        answers = await ask_all(self)
-        if verdict(self.members, self._world.node, answers) is Answer.PROMISE:
+    async def late(self: Agreement, members: Mapping[str, str]) -> dict[str, Answer]:
+        answers = await ask(self, members)
+        if verdict(members, self._world.node, answers) is Answer.PROMISE:
             until = self._world.clock.now() + self._world.session.figures.ttl
             await self._world.keeper.agree(self._replica, until)
         return answers
 
-    patch.setattr(Agreement, "_ask_all", late)
+    patch.setattr(Agreement, "ask", late)
 
 
 @breaking("leased processes end in time", FAILSAFE)

@@ -48,20 +48,26 @@ def test_who_is_not_in_the_record_may_not_acquire(eligible: dict[str, str], allo
 
 
 def test_a_promise_is_never_shortened_and_survives_a_restart() -> None:
-    book = BLANK.promise("one.0", 30.0, 100.0, "boot").promise("one.0", 5.0, 101.0, "boot")
+    book = BLANK.promise("one.0", 30.0, 100.0, "boot", "a").promise("one.0", 5.0, 101.0, "boot", "a")
     assert book.until("one.0") == 130.0
+    assert (book.given_to("one.0", 129.0), book.given_to("one.0", 130.0), book.given_to("two.0", 0.0)) == ("a", "", "")
     again = read_book(book.encode()).in_boot("boot", 110.0)
     assert (again, again.until("one.0"), again.until("two.0")) == (book, 130.0, 0.0)
 
 
+def test_an_older_agent_wrote_no_holder() -> None:
+    book = read_book('{"promises": {"one.0": [130.0, 30.0, "boot"]}, "kept": {}}')
+    assert (book.until("one.0"), book.given_to("one.0", 0.0)) == (130.0, "")
+
+
 def test_after_a_reboot_a_promise_counts_anew_in_full() -> None:
-    book = read_book(BLANK.promise("one.0", 30.0, 1000.0, "boot").encode()).in_boot("other", 3.0)
-    assert book.until("one.0") == 33.0
+    book = read_book(BLANK.promise("one.0", 30.0, 1000.0, "boot", "a").encode()).in_boot("other", 3.0)
+    assert (book.until("one.0"), book.given_to("one.0", 32.0)) == (33.0, "a")
     assert book.in_boot("other", 20.0) == book
 
 
 def test_what_is_over_is_not_kept_for_ever() -> None:
-    book = BLANK.promise("one.0", 30.0, 0.0, "b").promise("two.0", 30.0, 31.0, "b")
+    book = BLANK.promise("one.0", 30.0, 0.0, "b", "a").promise("two.0", 30.0, 31.0, "b", "a")
     assert list(book.promises) == ["two.0"]
 
 

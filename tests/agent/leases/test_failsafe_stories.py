@@ -114,6 +114,31 @@ def test_a_promise_keeps_a_peer_from_starting_it_until_the_holder_is_dead() -> N
     story(body)
 
 
+def test_who_finds_no_record_asks_all_whether_somebody_runs_it() -> None:
+    """Somebody deletes the key while its holder is cut off; a node that joined since is not among those that it asks."""
+
+    async def body(fleet: Fleet) -> None:
+        await kept(fleet, "b")
+        fleet.consuls["a"].cut = True
+        await fleet.until(lambda: fleet.lease("a").code == "FAILSAFE", within=T)
+        fleet.start("c")
+        fleet.store.delete(keys.lease("c", "one.0"))
+        await fleet.order("c", "one.0", lease="failsafe")
+        await fleet.until(lambda: fleet.lease("c").code == "NOT_AGREED", within=2 * T + D)
+        assert (
+            str(fleet.lease("c"))
+            == "waits for its lease: who ran it last is not known, and b did not agree (NOT_AGREED)"
+        )
+        await asyncio.sleep(2 * T + D)
+        assert fleet.running("a")
+        assert not fleet.running("c")
+        fleet.alone.add("a")
+        await fleet.until(lambda: fleet.running("c"), within=3 * T)
+        assert not fleet.running("a")
+
+    story(body)
+
+
 def test_a_holder_that_lost_its_lease_promises_like_any_other() -> None:
     """It cannot know yet that another one holds it; nothing of it is left, so it is no reason for that one to end."""
 
