@@ -28,6 +28,9 @@ class Leases:
     _until: dict[str, float] = field(
         default_factory=dict
     )  # node → when what it last heard of its session ends to be true
+    _before: dict[str, tuple[float, float]] = field(
+        default_factory=dict
+    )  # … and when that was heard, and what it was before
     _session: dict[str, str] = field(default_factory=dict)
     _timed: set[str] = field(default_factory=set)  # nodes whose end of `_until` is waited for
     _tokens: dict[str, tuple[tuple[int, int], str]] = field(
@@ -43,6 +46,7 @@ class Leases:
     def renewed(self, node: str, session: str, until: float) -> None:
         """A node has heard that its session lives."""
         self._session[node] = session
+        self._before[node] = self.truth.clock.now(), self._until.get(node, 0.0)
         self._until[node] = max(self._until.get(node, 0.0), until)
         if node not in self._timed:
             self._timed.add(node)
@@ -122,7 +126,10 @@ class Leases:
         elif row.pid is None:
             return  # between two processes of a crashed host: nothing was ended
         elif code == EXPIRED:
-            left = self._until.get(node, 0.0) - now
+            heard, before = self._before.get(node, (0.0, 0.0))
+            left = (
+                before if heard == now else self._until.get(node, 0.0)
+            ) - now  # its keeper hears of it a little later
             # A session that was made but could not be written down, or holds nothing yet, keeps no host alive.
             of_use = truth.world.lock_of(row.replica) == self._session.get(node, "none")
             if of_use and left > lease.grace + lease.slack + EARLY:
