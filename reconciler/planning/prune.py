@@ -46,7 +46,8 @@ def _beyond(world: World, steps: list[Step]) -> str:
     """Why this much may not go without a person's word; empty if it may."""
     going = sorted({step.change.instance for step in steps})
     protected = sorted({s.instance for s in _entries(world, going) if s.entry is not None and s.entry.policy.protected})
-    live = len(world.fleet.by_instance)
+    renamed = {spec.moved_from: spec.name for spec in world.desired.instances.values() if spec.moved_from}
+    live = len({renamed.get(name, name) for name in world.fleet.by_instance})  # half renamed, it is under both names
     share = world.desired.cluster.sync.max_prune
     most = max(1, share.of(live))
     if protected:
