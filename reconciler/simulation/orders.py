@@ -195,14 +195,11 @@ class Orders:
             if not (self._late or self._may_leave(home, order, spec, desired)):
                 detail = f"{order.replica} starts on {node}, and its home {home} was not lost"
                 self.truth.broken("moved only when lost or told to", detail)
-        ordered = any(order.replica in told for name, told in self._sent.items() if name != node)
-        if not homes and not self._known(order.replica, spec) and not ordered:
+        # Whether it ran before, also under the name it had then: starting it again is healing, and waits for nobody.
+        names = {order.replica, f"{spec.moved_from or spec.name}{order.replica.removeprefix(spec.name)}"}
+        ordered = any(not names.isdisjoint(told) for name, told in self._sent.items() if name != node)
+        if not homes and names.isdisjoint(self.truth.known) and not ordered:
             self._in_turn(order, spec, desired)
-
-    def _known(self, replica: str, spec: InstanceSpec) -> bool:
-        """Whether it ran before, also under the name it had then: starting it again is healing, and waits for nobody."""
-        names = {replica, f"{spec.moved_from or spec.name}{replica.removeprefix(spec.name)}"}
-        return not names.isdisjoint(self.truth.known)
 
     def _ordered(self, node: str, replica: str) -> tuple[int, int]:
         return next((held.ordered for held in self.truth.held(node) if held.replica == replica), (0, 0))
