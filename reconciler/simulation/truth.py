@@ -88,10 +88,11 @@ class Truth:
         """A good commit arrived in Git."""
         self.order[desired.commit] = len(self.order)
         self.commits[desired.commit] = desired
-        for spec in desired.instances.values():
-            self.renames.pop(spec.name, None)
-            if spec.moved_from and spec.moved_from not in desired.instances:
-                self.renames[spec.moved_from] = spec.name
+        left = {
+            old: new for old, new in self.renames.items() if new not in desired.instances
+        }  # it may run on, not yet pruned
+        said = {spec.moved_from: spec.name for spec in desired.instances.values() if spec.moved_from}
+        self.renames = {old: new for old, new in {**left, **said}.items() if old not in desired.instances}
         self.note("commit", desired.commit)
 
     def note(self, *what: object) -> None:
