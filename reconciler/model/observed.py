@@ -94,6 +94,15 @@ class NodeView:
         held, accepted = self.assignment, self.accepted
         return held is None or (accepted is not None and (accepted.epoch, accepted.generation) >= held.number)
 
+    @property
+    def surprising(self) -> bool:
+        """Whether the node says that it has something else than anything it was sent as far as is known here."""
+        held, accepted = self.assignment, self.accepted
+        if accepted is None or held is None:
+            return accepted is not None
+        number = (accepted.epoch, accepted.generation)
+        return number > held.number or (number == held.number and accepted.digest != held.digest)
+
 
 @dataclass(frozen=True, slots=True)
 class ObservedState:

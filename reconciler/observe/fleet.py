@@ -274,6 +274,8 @@ class Fleet:
             if node.reclaim or report.agent != answer.report.agent:
                 return  # it restarted, or a send got lost: ask anew what is in force
             after = views.reported_view(node.view, report, self._clock.now())
+            if after.surprising:
+                return  # what we had given up on arrived after all
             if after != node.view:  # a poll that ran out brings nothing new
                 node.view = after
                 node.own = _own_word(node, self._clock.now())
