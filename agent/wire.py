@@ -304,6 +304,12 @@ class LeaseStatus(Told):
         return self.state != "held"
 
     @property
+    def number(self) -> tuple[int, int] | None:
+        """The token, to be compared: who has the highest is the last holder. None without one."""
+        epoch, _, index = self.token.partition(".")
+        return (int(epoch), int(index)) if epoch.isdigit() and index.isdigit() else None
+
+    @property
     def eligible(self) -> tuple[str, ...]:
         """The nodes that may have the lease, when this one may not; else none."""
         return tuple(self.holder.split(", ")) if self.missing and self.code == NOT_ELIGIBLE and self.holder else ()

@@ -109,17 +109,26 @@ def _names(world: World, spec: InstanceSpec, name: str) -> tuple[str, ...]:
 
 def _home(world: World, spec: InstanceSpec, sightings: tuple[Sighting, ...]) -> Sighting | None:
     """The one that counts: not on a lost node if there is another, then who holds the lease that is asked for and may stay where
-    it is, then the one ordered last. Of two that say they hold it, the one whose node answers does: the other's word is old."""
-    found: Sighting | None = None
-    best: tuple[bool, bool, bool, tuple[int, int]] = (False, False, False, (-1, -1))
-    for sighting in sightings:
-        if sighting.entry is not None:
-            keeps = _keeps_lease(world, spec, sighting)
-            sure = keeps and not world.fleet.sites[sighting.node].silent
-            rank = (not world.forsaken(sighting), keeps, sure, sighting.entry.ordered)
-            if found is None or rank > best:
-                found, best = sighting, rank
-    return found
+    it is, then the one ordered last. Of two that say they hold it, it is the one with the higher token, or that answers: the
+    other's word is old."""
+    ordered = [s for s in sightings if s.entry is not None]
+    if len(ordered) < 2:
+        return ordered[0] if ordered else None
+    keeps = {s.node: _number(s) for s in ordered if _keeps_lease(world, spec, s)}
+    latest = max((number for number in keeps.values() if number is not None), default=None)
+
+    def rank(sighting: Sighting) -> tuple[bool, bool, bool, tuple[int, int]]:
+        node, number = sighting.node, keeps.get(sighting.node)
+        sure = number == latest if number is not None else not world.fleet.sites[node].silent
+        order = sighting.entry.ordered if sighting.entry is not None else (-1, -1)
+        return (not world.forsaken(sighting), node in keeps, node in keeps and sure, order)
+
+    return max(ordered, key=rank)
+
+
+def _number(sighting: Sighting) -> tuple[int, int] | None:
+    """Of the lease that a replica is said to hold."""
+    return sighting.row.lease.number if sighting.row is not None and sighting.row.lease is not None else None
 
 
 def _keeps_lease(world: World, spec: InstanceSpec, sighting: Sighting) -> bool:

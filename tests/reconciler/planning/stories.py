@@ -344,12 +344,20 @@ class Story:
 
     def do_lease(self, rest: str) -> None:
         """`lease b web.0 waiting WAITING_LEASE by a until 30`: what b says of the lease; without it the replica does not run."""
-        found = re.fullmatch(r"(\S+) (\S+) (\w+)(?: ([A-Z_]+))?(?: by (\S+))?(?: until (\d+))?", rest)
+        found = re.fullmatch(
+            r"(\S+) (\S+) (\w+)(?: ([A-Z_]+))?(?: by (\S+))?(?: until (\d+))?(?: token ([\d.]+))?", rest
+        )
         assert found is not None, rest
         name, replica = found[1], found[2]
         until = self.now + float(found[6]) if found[6] else None
         lease = LeaseStatus.model_validate(
-            {"state": found[3], "code": found[4] or "", "holder": (found[5] or "").replace(",", ", "), "until": until}
+            {
+                "state": found[3],
+                "code": found[4] or "",
+                "holder": (found[5] or "").replace(",", ", "),
+                "until": until,
+                "token": found[7] or "",
+            }
         )
         view = self.observed.nodes[name]
         row = view.replicas.get(replica) or self._pending(view, replica)
