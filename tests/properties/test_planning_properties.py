@@ -119,7 +119,9 @@ def settle(desired: DesiredState, observed: ObservedState, memo: Memo | None = N
 def only_unplaced(made: Plan) -> bool:
     """Nothing left but what has no place, and what waits for that."""
     reasons = {hold.reason.value for hold in made.holds}
-    return not made.changes or ("NO_PLACE" in reasons and reasons <= {"NO_PLACE", "EARLIER_WAVE", "DEPENDENCY"})
+    return not made.changes or (
+        "NO_PLACE" in reasons and reasons <= {"NO_PLACE", "EARLIER_WAVE", "DEPENDENCY", "REBALANCING"}
+    )
 
 
 @SLOW
