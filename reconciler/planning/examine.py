@@ -334,7 +334,7 @@ def move(world: World, spec: InstanceSpec, name: str, home: Sighting, node: str,
         replica, instance = _first_name(world, spec, name, home)
         step.puts = make_order(world, spec, replica, node, instance=instance)
         if home.entry is not None and _is_leased(spec, home.entry):
-            step.drops = ((from_node, home.replica),)  # both are told at once: the lease says when the other may start
+            step.drops = ((from_node, home.replica),)  # told after the other has it: the lease says when that may start
     elif step.forced and not site.silent:
         step.drops = ((from_node, home.replica),)
     return step
