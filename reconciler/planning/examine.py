@@ -255,7 +255,7 @@ def _why_start(world: World, spec: InstanceSpec, name: str, node: str, lost: Sig
 def _keep(world: World, spec: InstanceSpec, case: Case, seats: Seats, name: str, home: Sighting, leaves: str) -> None:
     """A replica that is somewhere: leave, keep, rename, change or move it."""
     silent = world.fleet.sites[home.node].silent
-    pair = Pair(name, spec, home.entry, silent, leaves, barred=bool(leaves) and leaves == barred(home))
+    pair = Pair(name, spec, home.entry, silent, leaves, barred=bool(barred(home)))
     verdict = compare(pair).verdict
     if verdict is Verdict.LEAVE:
         verdict = compare(replace(pair, silent=False)).verdict
