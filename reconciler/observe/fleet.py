@@ -322,7 +322,9 @@ class Fleet:
         """A send may or may not have arrived: nothing more is planned for the node until it has said what is in force."""
         node = self._nodes[name]
         node.reclaim = True
-        node.poll = node.poll.turn(Says.UNKNOWN, self._clock.now(), f"it did not accept what it was sent: {error}")
+        node.poll = node.poll.turn(
+            Says.UNKNOWN, self._clock.now(), f"whether it has what it was sent last is not known: {error}"
+        )
         if node.polling is not None:
             node.polling.cancel()
         self._changed("report")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import heapq
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from typing import Any, Literal
 
@@ -12,7 +13,7 @@ Kind = Literal["kv", "tomb", "session", "service", "check", "delay", "name", "ev
 Listener = Callable[[Kind, str], None]
 
 
-class Base:
+class Base(ABC):
     """Changes of rows, by kind and id. `changes` collects what is not saved yet; None means the row is gone."""
 
     def __init__(self, now: Callable[[], float], new_id: Callable[[], str], node: str) -> None:
@@ -55,9 +56,9 @@ class Base:
             heapq.heappop(self._due)
         return None
 
+    @abstractmethod
     def _lapses_at(self, kind: Kind, name: str, at: float) -> bool:
         """Whether a row that was to lapse then still is."""
-        raise NotImplementedError
 
     def detach(self) -> None:
         """Make this (a copy) independent of whoever listens and of the journal."""
