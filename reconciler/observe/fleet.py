@@ -18,7 +18,7 @@ from agent.wire import Assignment, Claim, Claimed, Report
 from reconciler.model.observed import NodeView, NodeWish, ObservedState, Presence
 from reconciler.observe import views, wishes
 from reconciler.observe.watched import AGAIN, WATCH, keys_below
-from reconciler.observe.witness import Finding, Says, Witness, presence
+from reconciler.observe.witness import Finding, Says, Witness, consul_says, presence
 
 log = structlog.get_logger("observe")
 
@@ -46,6 +46,7 @@ class _Node:
 
     view: NodeView
     catalog: Witness
+    name: Witness  # whether it holds its name in Consul
     poll: Witness
     own: Witness  # what it says itself of its way to Consul
     joined: bool = False
@@ -107,7 +108,7 @@ class Fleet:
         for name, node in self._nodes.items():
             # What an earlier leadership of ours knew of it may be long over: others have led since.
             node.view = replace(views.unknown(name, now), presence=Presence.JOINING, api=node.view.api)
-            node.catalog = node.poll = node.own = Witness(Says.UNKNOWN, now)
+            node.catalog = node.name = node.poll = node.own = Witness(Says.UNKNOWN, now)
             node.follower = None
             self._nodes[name] = node
         self._wishes_known.clear()
@@ -177,11 +178,16 @@ class Fleet:
             node.polling.cancel()
 
     async def _watch_joined(self) -> None:
-        """Which nodes ever joined: their identity key stays when they go."""
+        """Which nodes ever joined: their identity key stays when they go, and its session ends."""
         async for entries in keys_below(self._consul, keys.nodes(self._cluster)):
             now = self._clock.now()
             for name in entries:
                 self._node(name, now).joined = True
+            for name, node in self._nodes.items():
+                held = name in entries and bool(entries[name].session)
+                node.name = node.name.turn(
+                    Says.UP if held else Says.DOWN, now, "" if held else "it does not hold its name in Consul any more"
+                )
             self._changed("consul")
 
     async def _watch_locks(self, session: str) -> None:
@@ -360,7 +366,8 @@ class Fleet:
         return all(node is not None and node.told and node.catalog.says is Says.UP for node in found)
 
     def _finding(self, node: _Node, now: Monotonic, lost_after: float, patient: bool) -> Finding:
-        return presence(node.joined or patient, node.catalog, node.poll, now, lost_after, node.own)
+        catalog = consul_says(node.catalog, node.name) if node.poll.says is Says.DOWN else node.catalog
+        return presence(node.joined or patient, catalog, node.poll, now, lost_after, node.own)
 
     def _viewed(self, node: _Node, found: Finding, name: str) -> NodeView:
         """The node's view with its presence; the same object when nothing about it changed."""
@@ -376,7 +383,7 @@ class Fleet:
     def _node(self, name: str, now: Monotonic) -> _Node:
         if name not in self._nodes:
             unknown = Witness(Says.UNKNOWN, now)
-            self._nodes[name] = _Node(views.unknown(name, now), unknown, unknown, unknown)
+            self._nodes[name] = _Node(views.unknown(name, now), unknown, unknown, unknown, unknown)
         return self._nodes[name]
 
     def _changed(self, reason: str) -> None:

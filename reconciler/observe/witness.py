@@ -30,6 +30,18 @@ class Witness:
         return Witness(says, now, detail)
 
 
+def consul_says(catalog: Witness, name: Witness) -> Witness:
+    """What Consul says of a node that does not answer: by its check, and by its hold on its name.
+
+    A check turns critical where it is registered, on the node's own machine, or when the servers miss that machine's Consul agent;
+    a machine that was cut off within seconds of their losing their data is known to them only by what it registered, and its check
+    passes for ever. The session that holds its name is ended by the servers.
+    """
+    if catalog.says is Says.UP and name.says is Says.DOWN:
+        return Witness(Says.DOWN, Monotonic(max(catalog.since, name.since)), name.detail)
+    return catalog
+
+
 @dataclass(frozen=True, slots=True)
 class Finding:
     """A node's presence with its reason; `look_again_at` is when time alone would change it."""

@@ -277,7 +277,10 @@ class World:
         node = self.nodes[name]
         node.starts += 1
         life = f"{name}-{node.starts}"
+        node.process.resume()  # one that gave up may have been stopped since: nothing of it stays parked
         node.process = Process(life)
+        if node.machine.paused:
+            node.process.pause()  # as everything on it
         node.consul = self._consul(life)
         settings = NodeSettings(cluster=self.cluster, node=name, api=f"sim://{name}", address=name)
         node.agent = Agent(

@@ -9,7 +9,8 @@ is held, and Consul's catalog are the same (but for times and epochs); no promis
 was started more often or lost its process that did not without the trouble, and no assignment is sent to who has it. Three things
 may differ:
 - where replicas run that the transition itself starts or moves, if not a controller crashed: who is away for a moment then may be
-  given less. What the transition leaves where it is must stay there, with its process;
+  given less. What the transition leaves where it is must stay there, with its process; a package that was fetched elsewhere in that
+  moment may stay where it is;
 - what is leased ends with the keeper that held its deadline, so that it is started once more; it may be moved then;
 - when something else happens meanwhile (another commit), only the end counts: it is as if that had happened afterwards.
 """

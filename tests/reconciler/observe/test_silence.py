@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import asyncio
 
+from agent import keys
 from reconciler.model.observed import Presence
 from reconciler.simulation import virtual
 from reconciler.simulation.script import Stage
-from reconciler.simulation.world import World
+from reconciler.simulation.world import CLUSTER, World
 
 LOST_AFTER = 15.0
 
@@ -35,6 +36,31 @@ def test_an_agent_that_stands_still_is_asked_as_soon_as_consul_misses_it() -> No
             await world.close()
 
     assert virtual.run(story()) < 15.0 + 10.0 + LOST_AFTER + 2.0  # its beat, our question, and then as always
+
+
+def test_a_check_that_passes_for_ever_hides_no_loss() -> None:
+    """Consul's servers know the machine only by what it registered: nobody turns its check critical, and its session ends."""
+
+    async def story() -> float:
+        world = World()
+        world.add_machine("a")
+        world.start_agent("a")
+        loop = world.start_controller("one")
+
+        def presence() -> Presence:
+            return loop.fleet.snapshot(["a"], LOST_AFTER)[0].nodes["a"].presence
+
+        try:
+            await world.until(lambda: presence() is Presence.ALIVE, 30.0)
+            world.store.checks[keys.agent_check_id(CLUSTER, "a")].expires = None
+            await world.crash_agent("a")
+            began = world.clock.now()
+            await world.until(lambda: presence() is Presence.LOST, 200.0)
+            return world.clock.now() - began
+        finally:
+            await world.close()
+
+    assert 15.0 + LOST_AFTER < virtual.run(story()) < 2 * 15.0 + LOST_AFTER + 2.0  # its session, and then as always
 
 
 def test_consul_shows_nothing_of_a_node_before_it_says_that_it_shows_all() -> None:

@@ -6,7 +6,7 @@ import pytest
 
 from agent.clock import Monotonic
 from reconciler.model.observed import Presence
-from reconciler.observe.witness import Says, Witness, presence
+from reconciler.observe.witness import Says, Witness, consul_says, presence
 
 UP, DOWN, UNKNOWN = Says.UP, Says.DOWN, Says.UNKNOWN
 LOST_AFTER = 15.0
@@ -37,6 +37,26 @@ def witness(says: Says, since: float = 0.0) -> Witness:
 def test_every_pair_of_words(joined: bool, catalog: Says, poll: Says, now: float, expected: Presence) -> None:
     found = presence(joined, witness(catalog), witness(poll), Monotonic(now), LOST_AFTER)
     assert found.presence is expected
+
+
+@pytest.mark.parametrize(
+    ("catalog", "name", "expected"),
+    [
+        (witness(UP, 1.0), witness(UP, 2.0), witness(UP, 1.0)),
+        (witness(UP, 1.0), witness(UNKNOWN, 2.0), witness(UP, 1.0)),
+        (witness(UP, 1.0), witness(DOWN, 2.0), witness(DOWN, 2.0)),
+        (witness(UP, 3.0), witness(DOWN, 2.0), witness(DOWN, 3.0)),  # Consul was away meanwhile
+        (
+            witness(UNKNOWN, 1.0),
+            witness(DOWN, 2.0),
+            witness(UNKNOWN, 1.0),
+        ),  # it is now: what it last said proves nothing
+        (witness(DOWN, 1.0), witness(UP, 2.0), witness(DOWN, 1.0)),
+        (witness(DOWN, 1.0), witness(DOWN, 2.0), witness(DOWN, 1.0)),
+    ],
+)
+def test_what_consul_says_of_a_node(catalog: Witness, name: Witness, expected: Witness) -> None:
+    assert consul_says(catalog, name) == expected
 
 
 def test_what_both_miss_is_vanishing_until_it_is_lost() -> None:
