@@ -268,12 +268,13 @@ class Leases:
 
         Such locks are left by an earlier life of this agent, or come back with an old snapshot of Consul.
         """
-        prefix, session = keys.leases(self.cluster), self.session.id
+        prefix, session, said = keys.leases(self.cluster), self.session.id, ""
         while session and session == self.session.id:
             try:
                 found = await self.consul.get_all(prefix)
             except TdieError as error:
-                log.warning("leases of an earlier life are not known yet", error=str(error))
+                if said != (said := str(error)):
+                    log.warning("leases of an earlier life are not known yet", error=said)
                 await asyncio.sleep(1.0)
                 continue
             for entry in found:
