@@ -16,7 +16,7 @@ from reconciler.model.desired import DesiredState
 from reconciler.simulation import virtual
 from reconciler.simulation.commits import Repository
 from reconciler.simulation.faults import FAILSAFE_FAULTS, FAULTS
-from reconciler.simulation.hosts import Machine
+from reconciler.simulation.machine import Machine
 from reconciler.simulation.observer import Observer
 from reconciler.simulation.patrol import Patrol
 from reconciler.simulation.rest import at_rest
@@ -67,6 +67,10 @@ class History:
         self.world.push(desired)
 
     # ------------------------------------------------------------------------------------------- what faults use
+
+    async def sometime(self, low: float, high: float) -> None:
+        """Returns after so many seconds."""
+        await asyncio.sleep(self.random.uniform(low, high))
 
     def some_node(self) -> str:
         return self.random.choice(sorted(self.world.nodes))

@@ -9,7 +9,7 @@ from agent import keys
 from agent.keeper.fence import EXPIRED
 from agent.keeper.protocol import HostRow
 from agent.leases.peers import Ask
-from reconciler.simulation.hosts import LIVE, Machine
+from reconciler.simulation.machine import LIVE, Machine
 from reconciler.simulation.truth import Truth
 from reconciler.simulation.virtual import later
 

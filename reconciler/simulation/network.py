@@ -16,7 +16,8 @@ from agent.leases.peers import Ack, Ask
 from agent.node import Agent
 from agent.wire import Accepted, Assignment, Claim, Claimed, Report
 from reconciler.simulation.consul import SimConsul
-from reconciler.simulation.hosts import Machine, SimLedger
+from reconciler.simulation.disk import SimLedger
+from reconciler.simulation.machine import Machine
 from reconciler.simulation.virtual import Process, outside
 
 T = TypeVar("T")

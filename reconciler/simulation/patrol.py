@@ -6,7 +6,7 @@ import asyncio
 
 from agent import keys
 from agent.steps import is_by_hand
-from reconciler.simulation.hosts import LIVE
+from reconciler.simulation.machine import LIVE
 from reconciler.simulation.network import Node
 from reconciler.simulation.truth import Truth
 from reconciler.simulation.world import CLUSTER, Controller, World

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from agent.keeper.protocol import HostOrder, HostRow
 from agent.steps import in_use, is_by_hand
 from agent.wire import Assignment, ReplicaOrder
-from reconciler.simulation.hosts import LIVE
+from reconciler.simulation.machine import LIVE
 from reconciler.simulation.truth import Truth, instance_of, wanted
 
 TRIES = (12, 10.0)  # of one and the same thing on one node, within seconds

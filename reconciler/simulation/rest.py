@@ -9,7 +9,7 @@ from agent.consul.embedded.store import Store
 from agent.keeper.protocol import HostRow
 from agent.steps import is_by_hand
 from reconciler.model.desired import DesiredState
-from reconciler.simulation.hosts import LIVE
+from reconciler.simulation.machine import LIVE
 from reconciler.simulation.truth import Truth, wanted
 
 

@@ -58,7 +58,7 @@ from reconciler.model.windows import SyncWindow
 from reconciler.planning import render
 from reconciler.simulation import virtual
 from reconciler.simulation.clauses import BadLine, full, instance_of, package_of
-from reconciler.simulation.hosts import Machine
+from reconciler.simulation.machine import Machine
 from reconciler.simulation.world import CLUSTER, World
 
 LIMIT = 600.0  # simulated seconds that `settle` waits

@@ -12,7 +12,7 @@ from agent.keeper.protocol import HostRow
 from agent.wire import Assignment, ReplicaOrder
 from reconciler.model.desired import DesiredState, InstanceSpec
 from reconciler.model.where import matches
-from reconciler.simulation.hosts import LIVE, Machine
+from reconciler.simulation.machine import LIVE, Machine
 
 LAG = 21.0  # seconds in which a leader may still act on what it heard before
 

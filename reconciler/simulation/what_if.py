@@ -14,9 +14,10 @@ from reconciler.model.observed import NodeView, ObservedState, Presence
 from reconciler.model.plan import Plan
 from reconciler.planning.explain import counted, listed
 from reconciler.simulation import virtual
-from reconciler.simulation.hosts import LIVE
+from reconciler.simulation.machine import LIVE
 from reconciler.simulation.truth import wanted
-from reconciler.simulation.world import LooksAway, World
+from reconciler.simulation.watchers import LooksAway
+from reconciler.simulation.world import World
 
 FIRST = 900.0  # seconds that the fleet is given to come to rest before anything dies
 QUIET = (

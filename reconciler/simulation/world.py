@@ -6,32 +6,31 @@ import asyncio
 import json
 import random
 from collections.abc import Callable, Collection, Mapping
-from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
-from typing import Protocol, TypeVar
+from typing import TypeVar
 
 from agent import keys
 from agent.clock import Monotonic
 from agent.consul.embedded.store import Store
 from agent.edges import Edges as AgentEdges
 from agent.edges import NodeSettings
-from agent.errors import Missing
-from agent.leases.peers import Ask
 from agent.node import Agent
 from agent.register import NameTaken
-from agent.wire import Assignment, Claim
 from reconciler.board import Board
 from reconciler.edges import Edges
 from reconciler.execution.leadership import Leadership
 from reconciler.loop import Loop
 from reconciler.model.desired import DesiredState
-from reconciler.model.rollback import Rollback
 from reconciler.simulation import consul as troubles
 from reconciler.simulation.consul import SimConsul
-from reconciler.simulation.hosts import Machine, Nobody, SimInstaller, SimKeeper, SimPorts, SimProber, Witness
+from reconciler.simulation.disk import SimInstaller, SimPorts, SimProber
+from reconciler.simulation.keeper import SimKeeper
+from reconciler.simulation.machine import Machine
 from reconciler.simulation.network import SENDER, UNNOTICED, Node, SimNodes, SimPeers
+from reconciler.simulation.source import SimSource
 from reconciler.simulation.virtual import Process, VirtualClock, VirtualLoop, later
+from reconciler.simulation.watchers import LooksAway, Watcher
 from reconciler.source.sourced import Sourced
 from reconciler.wakeups import Wakeups
 
@@ -42,108 +41,6 @@ RESTART = 5.0  # seconds after which a service manager starts an agent again
 LOST_AFTER = 15.0  # seconds; every commit of a simulated cluster says so
 LEADER_TTL = 3.0  # seconds for which an answer of Consul makes a leader certain, if nothing else is said
 AFTERMATH = 60.0  # seconds after trouble of Consul's servers in which what they said before may still have an effect
-
-
-class SimSource:
-    """Git as the loop sees it: whatever was pushed last, or trouble."""
-
-    def __init__(self) -> None:
-        self.sourced = Sourced(None)
-        self.look_takes = 0.0  # seconds
-        self._moved = asyncio.Event()
-        self._commits: dict[str, DesiredState] = {}  # every good one, in the order in which they were pushed
-        self._back: tuple[Sourced, Sourced] | None = None  # what was pushed last, and what a rollback made of it
-
-    def push(self, sourced: Sourced) -> None:
-        """This is what a look at Git brings from now on."""
-        self.sourced = sourced
-        if sourced.desired is not None:
-            self._commits[sourced.desired.commit] = sourced.desired
-        self._moved.set()
-        self._moved = asyncio.Event()
-
-    async def look(self, *, fetch: bool = True, rollback: Rollback | None = None) -> Sourced:
-        found = self.sourced
-        if rollback is not None and (found.desired is None or found.desired.commit in rollback.quarantined):
-            if self._back is None or self._back[0] is not found or self._back[1].rollback != rollback:
-                self._back = found, replace(found, desired=self._commits[rollback.to], rollback=rollback)
-            found = self._back[1]
-        await asyncio.sleep(self.look_takes)
-        return found
-
-    async def load(self, revision: str) -> Sourced:
-        found = self._commits.get(revision)
-        if found is None:
-            raise Missing(f"there is no revision '{revision}'", code="GIT_REF_MISSING")
-        return Sourced(found, revision)
-
-    async def is_earlier(self, commit: str, than: str) -> bool:
-        order = list(self._commits)
-        return commit in order and than in order and order.index(commit) < order.index(than)
-
-    async def changed(self) -> None:
-        with suppress(TimeoutError):
-            async with asyncio.timeout(50.0):
-                await self._moved.wait()
-
-    async def start_from(self, commit: str) -> None:
-        return None
-
-
-class Watcher(Witness, Protocol):
-    """Sees machines, and hears what is said to agents and to Consul."""
-
-    def sent(self, controller: str, node: str, assignment: Assignment) -> None: ...
-
-    def claimed(self, controller: str, node: str, claim: Claim) -> None: ...
-
-    def promised(self, node: str, ask: Ask, sent: float) -> None: ...
-
-    def accepted(self, controller: str, node: str, assignment: Assignment) -> None: ...
-
-    def forgot(self, node: str) -> None: ...
-
-    def wrote(self, text: bytes) -> None: ...
-
-    def called(self, who: str) -> None: ...
-
-    def renewed(self, node: str, session: str, until: float) -> None: ...
-
-    def frees(self, node: str, keys: Collection[str]) -> None: ...
-
-    def deletes(self, who: str, key: str) -> None: ...
-
-    def forgets(self) -> None: ...
-
-    def died(self, who: str, error: BaseException) -> None: ...
-
-
-class LooksAway(Nobody):
-    """A watcher that sees and hears nothing."""
-
-    def sent(self, controller: str, node: str, assignment: Assignment) -> None: ...
-
-    def claimed(self, controller: str, node: str, claim: Claim) -> None: ...
-
-    def promised(self, node: str, ask: Ask, sent: float) -> None: ...
-
-    def accepted(self, controller: str, node: str, assignment: Assignment) -> None: ...
-
-    def forgot(self, node: str) -> None: ...
-
-    def wrote(self, text: bytes) -> None: ...
-
-    def called(self, who: str) -> None: ...
-
-    def renewed(self, node: str, session: str, until: float) -> None: ...
-
-    def frees(self, node: str, keys: Collection[str]) -> None: ...
-
-    def deletes(self, who: str, key: str) -> None: ...
-
-    def forgets(self) -> None: ...
-
-    def died(self, who: str, error: BaseException) -> None: ...
 
 
 @dataclass(frozen=True, slots=True)

@@ -34,7 +34,9 @@ from agent.wire import (
     content_digest,
     digest_of,
 )
-from reconciler.simulation.hosts import Machine, SimInstaller, SimKeeper, SimPorts, SimProber
+from reconciler.simulation.disk import SimInstaller, SimPorts, SimProber
+from reconciler.simulation.keeper import SimKeeper
+from reconciler.simulation.machine import Machine
 from reconciler.simulation.virtual import VirtualClock, VirtualLoop, run
 
 

@@ -44,8 +44,11 @@ from agent.wire import (
     ReplicaSpec,
     content_digest,
 )
-from reconciler.simulation.hosts import Machine, Nobody, SimKeeper, SimPorts, SimProber
+from reconciler.simulation.disk import SimPorts, SimProber
+from reconciler.simulation.keeper import SimKeeper
+from reconciler.simulation.machine import Machine
 from reconciler.simulation.virtual import VirtualClock, VirtualLoop, run
+from reconciler.simulation.watchers import Nobody
 from tests.disk_trouble import Disk, Filler, counted, small_disk
 
 DISK_CODES = {"DISK_FULL", "DISK_ERROR", "LEDGER_WRITE", "STORE_WRITE", "RECORDS_WRITE"}

@@ -36,7 +36,9 @@ from agent.sdk.message import correlation
 from agent.serving import Server
 from agent.tokens import TokenFile, check_bind
 from agent.wire import Assignment, Claim, PackageOrder, PackageRef, ReplicaOrder, ReplicaSpec, content_digest
-from reconciler.simulation.hosts import Machine, SimInstaller, SimKeeper, SimPorts, SimProber
+from reconciler.simulation.disk import SimInstaller, SimPorts, SimProber
+from reconciler.simulation.keeper import SimKeeper
+from reconciler.simulation.machine import Machine
 
 TOKEN = "a-token-only-for-this-test"
 

@@ -29,7 +29,8 @@ from agent.ledger import MemoryLedger, SqliteLedger
 from agent.node import Agent
 from agent.ordered import Ordered
 from agent.wire import Accepted, Assignment, Claim, Claimed, Report, content_digest
-from reconciler.simulation.hosts import Machine, SimInstaller, SimPorts, SimProber
+from reconciler.simulation.disk import SimInstaller, SimPorts, SimProber
+from reconciler.simulation.machine import Machine
 from tests.agent.messages import assignment, hosted, written
 from tests.agent.test_node_api_http import TOKEN, Running
 

@@ -27,7 +27,8 @@ from agent.node import Agent
 from agent.packages.protocol import Installed
 from agent.wire import Assignment, Claim, PackageOrder, PackageRef, ReplicaOrder, ReplicaSpec, content_digest
 from reconciler.children import alive
-from reconciler.simulation.hosts import Machine, SimInstaller, SimPorts, SimProber
+from reconciler.simulation.disk import SimInstaller, SimPorts, SimProber
+from reconciler.simulation.machine import Machine
 from tests.bench import figures
 from tests.bench.bench_hosts import MODULE
 from tests.e2e.system import NODES, Status, System, kill, replicas, system, until

@@ -28,7 +28,7 @@ from reconciler.loop import Loop
 from reconciler.model.observed import Record
 from reconciler.planning import plan
 from reconciler.simulation.executed import empty_fleet, executed
-from reconciler.simulation.world import SimSource
+from reconciler.simulation.source import SimSource
 from reconciler.source.source import GitSource
 from reconciler.source.sourced import Sourced
 from reconciler.wakeups import Wakeups

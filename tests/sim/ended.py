@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from agent.consul.embedded.store import Store
 from agent.keeper.protocol import HostRow
 from reconciler.loop import Loop
-from reconciler.simulation.hosts import LIVE
+from reconciler.simulation.machine import LIVE
 from reconciler.simulation.world import CLUSTER, World
 from tests.sim.points import Effect, Point
 

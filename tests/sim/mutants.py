@@ -54,7 +54,7 @@ from reconciler.planning import checks, examine, keep_up, leftovers, planner, pr
 from reconciler.planning import fleet as planned_fleet
 from reconciler.planning.cases import Case, World
 from reconciler.planning.memo import Memo
-from reconciler.simulation import hosts
+from reconciler.simulation import disk, machine
 from reconciler.simulation.__main__ import CRITICAL
 from reconciler.simulation.history import FAILSAFE, run
 from reconciler.simulation.observer import PROMISES
@@ -126,7 +126,7 @@ def nobody_asks_for_the_lock(patch: Patch) -> None:
 @breaking("one process of a leased replica")
 def keepers_wait_for_ever(patch: Patch) -> None:
     """A keeper knows of leases, and does not end anything for them."""
-    patch.setattr(hosts, "due", lambda *_: Due.NOTHING)
+    patch.setattr(machine, "due", lambda *_: Due.NOTHING)
 
 
 @breaking("leased processes end in time")
@@ -152,8 +152,8 @@ def silence_is_taken_for_consent(patch: Patch) -> None:
 @breaking("leased processes end in time")
 def keepers_hear_too_much(patch: Patch) -> None:
     """A keeper lets leased hosts live for a while after the deadline it was told."""
-    extend = hosts.Machine.extend
-    patch.setattr(hosts.Machine, "extend", lambda self, deadline: extend(self, deadline + 20.0))
+    extend = machine.Machine.extend
+    patch.setattr(machine.Machine, "extend", lambda self, deadline: extend(self, deadline + 20.0))
 
 
 @breaking("a lock is given back when nothing is left")
@@ -277,13 +277,13 @@ def agents_believe_any_number(patch: Patch) -> None:
 @breaking("numbers only grow")
 def agents_forget_their_number(patch: Patch) -> None:
     """An agent that restarts does not know what it had accepted."""
-    load = hosts.SimLedger.load
+    load = disk.SimLedger.load
 
-    async def half(self: hosts.SimLedger) -> object:
+    async def half(self: disk.SimLedger) -> object:
         held = await load(self)
         return replace(held, assignment=None)
 
-    patch.setattr(hosts.SimLedger, "load", half)
+    patch.setattr(disk.SimLedger, "load", half)
 
 
 @breaking("never back to an older commit")
@@ -405,7 +405,7 @@ def assignments_are_not_written_down(patch: Patch) -> None:
     async def memory_only(*_: object) -> None:
         return None
 
-    patch.setattr(hosts.SimLedger, "save_assignment", memory_only)
+    patch.setattr(disk.SimLedger, "save_assignment", memory_only)
 
 
 def _go(work: Any) -> None:
@@ -623,7 +623,7 @@ def nothing_counts_as_used(patch: Patch) -> None:
 def retention_does_not_ask(patch: Patch) -> None:
     """The retention policy counts versions only."""
     collectable = retention.collectable
-    patch.setattr(hosts, "collectable", lambda installed, _used, keep: collectable(installed, (), keep))
+    patch.setattr(disk, "collectable", lambda installed, _used, keep: collectable(installed, (), keep))
 
 
 @breaking("no secret in Consul")
@@ -922,13 +922,13 @@ def no_answer_is_a_yes(patch: Patch) -> None:
 @breaking("leased processes end in time", FAILSAFE)
 def an_agreement_is_for_all(patch: Patch) -> None:
     """A keeper lets every leased host live as long as others agree for one of them."""
-    agree = hosts.Machine.agree
+    agree = machine.Machine.agree
 
-    def agrees(self: hosts.Machine, replica: str, deadline: float) -> None:
+    def agrees(self: machine.Machine, replica: str, deadline: float) -> None:
         agree(self, replica, deadline)
         self.extend(deadline)
 
-    patch.setattr(hosts.Machine, "agree", agrees)
+    patch.setattr(machine.Machine, "agree", agrees)
 
 
 @breaking("one process of a leased replica", FAILSAFE)

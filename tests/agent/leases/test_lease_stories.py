@@ -33,8 +33,11 @@ from agent.wire import (
     content_digest,
     digest_of,
 )
-from reconciler.simulation.hosts import LIVE, Machine, Nobody, SimInstaller, SimKeeper, SimPorts, SimProber
+from reconciler.simulation.disk import SimInstaller, SimPorts, SimProber
+from reconciler.simulation.keeper import SimKeeper
+from reconciler.simulation.machine import LIVE, Machine
 from reconciler.simulation.virtual import VirtualClock, VirtualLoop, run
+from reconciler.simulation.watchers import Nobody
 
 T, D = USUAL_LEASES.ttl, USUAL_LEASES.lock_delay
 

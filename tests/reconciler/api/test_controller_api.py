@@ -30,7 +30,8 @@ from reconciler.edges import Edges
 from reconciler.execution.leadership import Leadership
 from reconciler.loop import Loop
 from reconciler.simulation.network import SimNodes
-from reconciler.simulation.world import LooksAway, SimSource
+from reconciler.simulation.source import SimSource
+from reconciler.simulation.watchers import LooksAway
 from reconciler.wakeups import Wakeups
 
 TOKEN = "cluster-secret"

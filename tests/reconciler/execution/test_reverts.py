@@ -21,7 +21,7 @@ from reconciler.execution.rollbacks import Rollbacks
 from reconciler.model.desired import ClusterSpec, DesiredState, InstanceSpec
 from reconciler.model.history import Entry
 from reconciler.model.plan import Cause, Change, Hold, HoldReason, Plan, Verdict
-from reconciler.simulation.world import SimSource
+from reconciler.simulation.source import SimSource
 from reconciler.source.sourced import Sourced
 
 

@@ -21,7 +21,7 @@ from reconciler.execution.rollbacks import Rollbacks
 from reconciler.model.desired import ClusterSpec, DesiredState
 from reconciler.model.plan import Plan
 from reconciler.model.problems import Problem
-from reconciler.simulation.world import SimSource
+from reconciler.simulation.source import SimSource
 from reconciler.source.sourced import Sourced
 
 

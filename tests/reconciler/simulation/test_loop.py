@@ -12,7 +12,8 @@ from reconciler import answers
 from reconciler.execution.locks import NodeLocks
 from reconciler.simulation import virtual
 from reconciler.simulation.script import Stage
-from reconciler.simulation.world import CLUSTER, LooksAway, World
+from reconciler.simulation.watchers import LooksAway
+from reconciler.simulation.world import CLUSTER, World
 
 
 class Asked(LooksAway):
