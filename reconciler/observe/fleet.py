@@ -14,6 +14,7 @@ from agent.client import NodeApi
 from agent.clock import Clock, Monotonic
 from agent.consul.protocol import Consul, KeyValue, ServiceHealth
 from agent.errors import Refused, TdieError
+from agent.steps import is_by_hand
 from agent.wire import Assignment, Claim, Claimed, Report
 from reconciler.model.observed import NodeView, NodeWish, ObservedState, Presence
 from reconciler.observe import views, wishes
@@ -231,7 +232,7 @@ class Fleet:
             found = {name: keys.replicas_of(self._cluster, name, (c.service_id for c in checks)) for name in nodes}
             for name, node in nodes.items():
                 if node.unheard:
-                    node.view = replace(node.view, may_run=found[name])
+                    node.view = replace(node.view, may_run=frozenset(r for r in found[name] if not is_by_hand(r)))
                     self._changed("consul")
 
     async def _follow(self, node: _Node) -> None:

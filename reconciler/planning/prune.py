@@ -44,17 +44,33 @@ def gate(world: World, cases: list[Case], record: Record, plan_digest: str) -> N
 
 def _beyond(world: World, steps: list[Step]) -> str:
     """Why this much may not go without a person's word; empty if it may."""
-    going = sorted({step.change.instance for step in steps})
-    protected = sorted({s.instance for s in _entries(world, going) if s.entry is not None and s.entry.policy.protected})
     renamed = {spec.moved_from: spec.name for spec in world.desired.instances.values() if spec.moved_from}
-    live = len({renamed.get(name, name) for name in world.fleet.by_instance})  # half renamed, it is under both names
+    stopped = {step.change.instance for step in steps}
+    later = {name: node for name, node in _on_lost(world) if name not in stopped and name not in renamed}
+    protected = sorted(
+        {s.instance for s in _entries(world, stopped) if s.entry is not None and s.entry.policy.protected}
+    )
+    live = len({renamed.get(name, name) for name in (*world.fleet.by_instance, *later)})  # half renamed: two names
     share = world.desired.cluster.sync.max_prune
     most = max(1, share.of(live))
     if protected:
         return f"{listed(protected)} {'is' if len(protected) == 1 else 'are'} protected"
-    if len(going) > most and world.desired.cluster.sync.prune != "all":
-        return f"{len(going)}/{counted(live, 'instance')} would be stopped, limit={share}"
+    if (going := len(stopped) + len(later)) > most and world.desired.cluster.sync.prune != "all":
+        back = f" ({listed(sorted(later))} when {listed(sorted(set(later.values())))} returns)" if later else ""
+        return f"{going}/{counted(live, 'instance')} would be stopped{back}, limit={share}"
     return ""
+
+
+def _on_lost(world: World) -> Iterator[tuple[str, str]]:
+    """Instances that are not in Git, each with a lost node that has them: they are stopped when it returns, and count now."""
+    wanted = world.desired.instances
+    for node in world.lost:
+        for sighting in world.fleet.on(node):
+            if sighting.entry is not None and sighting.instance not in wanted:
+                yield sighting.instance, node
+        for replica in world.lost_unheard.get(node) or ():
+            if (instance := replica.partition(".")[0]) not in wanted:
+                yield instance, node
 
 
 def _entries(world: World, instances: Iterable[str]) -> Iterator[Sighting]:

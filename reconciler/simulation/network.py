@@ -75,6 +75,7 @@ class Node:
     slow: float = 0.0  # seconds that a call to it takes at most
     mute: bool = False  # what it is told arrives, its answers do not
     shut: Shut = field(default_factory=Shut)  # the way of its answers to controllers
+    named_until: float = -1e9  # when its hold on its name in Consul ends if it is not renewed
     lost_at: Monotonic = Monotonic(-1e9)  # when both witnesses last missed it for long enough
     gone: asyncio.Event = field(default_factory=asyncio.Event)  # set whenever waiting callers must look again
 

@@ -12,6 +12,7 @@ from typing import TypeVar
 
 from agent import keys
 from agent.clock import Monotonic
+from agent.consul.embedded.sessions import TTL_MULTIPLIER
 from agent.consul.embedded.store import Store
 from agent.edges import Edges as AgentEdges
 from agent.edges import NodeSettings
@@ -59,7 +60,11 @@ class _Ear:
 
     def renewed(self, session: str, sent: float) -> None:
         held = self.world.store.sessions.get(session)
-        if self.node and held is not None and held.ttl is not None and not held.service_checks:  # that of its leases
+        if not self.node or held is None or held.ttl is None:
+            return
+        if held.service_checks:  # that of its name
+            self.world.nodes[self.node].named_until = sent + held.ttl * TTL_MULTIPLIER
+        else:  # that of its leases
             self.world.watcher.renewed(self.node, session, sent + held.ttl)
 
     def frees(self, keys: Collection[str]) -> None:
@@ -129,8 +134,15 @@ class World:
             return
         check = self.store.checks.get(keys.agent_check_id(self.cluster, name))
         critical = -1e9 if check is None else check.critical_since
+        if critical is None and self._nameless(name):
+            critical = node.named_until
         if critical is not None and now - max(shut, critical) >= LOST_AFTER - UNNOTICED:
             node.lost_at = now
+
+    def _nameless(self, name: str) -> bool:
+        """Whether Consul has ended the node's hold on its name."""
+        entry = self.store.entries.get(keys.node(self.cluster, name))
+        return entry is None or not entry.session
 
     def certain(self, controller: str) -> bool:
         """Whether Consul has answered this controller so recently that it may still lead."""
@@ -404,7 +416,9 @@ class World:
         self._disturb_now()
 
     def _disturb_now(self) -> None:
-        self._disturbed_at = self.clock.now()
+        self._disturbed_at = now = self.clock.now()
+        for node in self.nodes.values():
+            node.named_until = min(node.named_until, now)  # Consul may have forgotten who holds what
 
     def _clients(self) -> list[SimConsul]:
         found = [node.consul for node in self.nodes.values() if node.consul is not None and node.agent is not None]
