@@ -149,14 +149,17 @@ class Leases:
 
     async def acknowledge(self, ask: Ask) -> Ack:
         """This node does not start the replica for so long: on disk now. Raises Refused when it runs it or is getting it, and
-        Waiting while it may have got it, or another node has its word."""
+        Waiting while it may have got it, what runs here has to end as its lease is over, or another node has its word."""
         if (ask.cluster, ask.node) != (self.cluster, self.node):
             raise Invalid(f"this is node {self.node} of {self.cluster}, not {ask.node}", code="WRONG_NODE")
         if not self._table.known:
             raise Waiting("the keeper has not been read yet", code="NOT_READY")
         tender = self._tenders.get(ask.replica)
-        if not self.down(ask.replica) or (tender is not None and tender.busy):
+        busy, lost = (tender.busy, tender.lost) if tender is not None else (False, "")
+        if busy or not (lost or self.down(ask.replica)):
             raise Refused(f"{ask.replica} runs on {self.node}, or is about to", code=REFUSED)
+        if not self.down(ask.replica):  # as on a machine that slept: what ran here has no say in who has the lease now
+            raise Waiting(f"{ask.replica} is being ended on {self.node} ({lost})", code="NOT_READY")
         if tender is not None and tender.trying:
             raise Waiting(f"Consul is being asked for the lease of {ask.replica}", code="NOT_READY")
         if (other := self.promises.book.given_to(ask.replica, self.clock.now())) not in ("", ask.holder):

@@ -294,6 +294,26 @@ def test_who_is_getting_it_promises_nothing() -> None:
     story(body)
 
 
+def test_what_has_to_end_here_is_no_reason_to_end_it_elsewhere() -> None:
+    """As on a machine that slept: what it ran is still there, and another node has the lease by now."""
+
+    async def body(fleet: Fleet) -> None:
+        await kept(fleet, "b")
+        with pytest.raises(Refused, match="runs on a, or is about to"):
+            await fleet.agents["a"].failsafe_ack(ask("a", holder="b"))
+        fleet.machines["a"].stick("one.0")
+        fleet.alone.add("a")
+        fleet.consuls["a"].cut = True
+        await fleet.until(lambda: fleet.lease("a").state == "ending", within=2 * T)
+        with pytest.raises(Waiting, match=r"one\.0 is being ended on a \(LEASE_EXPIRED\)"):
+            await fleet.agents["a"].failsafe_ack(ask("a", holder="b"))
+        fleet.machines["a"].free("one.0")
+        await fleet.until(lambda: fleet.lease("a").state == "fenced")
+        assert await fleet.agents["a"].failsafe_ack(ask("a", holder="b")) == Ack(node="a", replica="one.0")
+
+    story(body)
+
+
 class DeafOnce(MemoryConsul):
     """It takes the first lock that it is asked for, or does not, and nobody hears of it: from then on there is no way to it."""
 
