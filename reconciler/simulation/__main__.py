@@ -51,6 +51,7 @@ def seed_of(number: int) -> int:
 def play(first: int, count: int) -> Played:
     """The histories of these numbers, one after the other."""
     structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(CRITICAL))
+    gc.collect()  # or what is left of the part before would stay for ever
     gc.freeze()
     gc.set_threshold(100_000, 50, 50)  # histories leave little that goes round in circles
     began = time.process_time()

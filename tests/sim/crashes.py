@@ -208,6 +208,7 @@ class Done:
 def go_through(name: str, some: tuple[Point, ...]) -> Done:
     """Each of these points."""
     _quiet()
+    gc.collect()  # or what is left of the part before would stay for ever
     gc.freeze()
     gc.set_threshold(100_000, 50, 50)
     began = time.process_time()
