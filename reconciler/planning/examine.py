@@ -161,7 +161,7 @@ def _start(
     )
     step = Step(change, adopts=row is not None, dead=row is not None and not row.healthy)
     case.steps.append(step)
-    if _held_by_mass_failure(world, spec, step, lost):
+    if _held_by_mass_failure(world, spec, step, lost) or _held_by_rename(world, step):
         return
     if fault:
         step.held(HoldReason.NO_PLACE, fault)
@@ -198,6 +198,16 @@ def _held_by_forgotten(world: World, step: Step) -> bool:
         detail = f"{listed(world.forgotten)} may run it and did not come back since Consul lost its data"
         step.held(HoldReason.NODE_FORGOTTEN, f"{detail}: `tdie apply --confirm-lost` if gone for good", world.forgotten)
     return bool(world.forgotten)
+
+
+def _held_by_rename(world: World, step: Step) -> bool:
+    """What runs under this name is another instance's by now, and is renamed first: an agent ends what it finds under the name."""
+    for node, sighting in sorted(world.fleet.renaming.get(step.change.replica, {}).items()):
+        if world.presence(node) is not Presence.LOST:
+            step.held(
+                HoldReason.IN_FLIGHT, f"{sighting.old_name} on {node} is renamed to {sighting.replica} first", (node,)
+            )
+    return step.hold is not None
 
 
 def _held_by_mass_failure(world: World, spec: InstanceSpec, step: Step, lost: Sighting | None) -> bool:

@@ -48,6 +48,7 @@ class Sighting:
     instance: str
     entry: ReplicaOrder | None
     row: ReplicaView | None
+    old_name: str = ""  # under which it still runs, although the node was told to rename it
 
     @property
     def placed(self) -> str:
@@ -89,6 +90,7 @@ class Fleet:
     sites: dict[str, Site] = field(default_factory=dict)  # in name order
     by_instance: dict[str, dict[str, tuple[Sighting, ...]]] = field(default_factory=dict)
     by_situation: dict[str, dict[str, Seen]] = field(default_factory=dict)  # where placed → instance
+    renaming: dict[str, dict[str, Sighting]] = field(default_factory=dict)  # by old name; by node
     _by_node: dict[str, dict[str, Sighting]] = field(default_factory=dict)
     failing: dict[str, Mapping[str, str]] = field(default_factory=dict)  # node → digest it cannot install → why
     changed: set[str] = field(default_factory=set)  # nodes whose view is another one than last time
@@ -165,6 +167,12 @@ class Fleet:
                     del self.by_situation[old.placed]
         if new is not None and new.placed:
             self.by_situation.setdefault(new.placed, {}).setdefault(new.instance, {})[new.node, new.replica] = new
+        if old is not None and old.old_name:
+            del self.renaming[old.old_name][old.node]
+            if not self.renaming[old.old_name]:
+                del self.renaming[old.old_name]
+        if new is not None and new.old_name:
+            self.renaming.setdefault(new.old_name, {})[new.node] = new
         if old is not None:
             replicas = self.by_instance[old.instance]
             rest = tuple(s for s in replicas[old.replica] if s.node != old.node)
@@ -183,14 +191,14 @@ class Fleet:
 def sightings(view: NodeView) -> Iterator[Sighting]:
     """Every replica a node was told to run, or still shows although it was told not to, or does not remember being told."""
     rows = view.replicas
-    taken = set()
-    for entry in () if view.assignment is None else view.assignment.replicas:
-        row = rows.get(entry.replica)
-        if entry.renamed_from is not None:
-            taken.add(entry.renamed_from)
-            row = row or rows.get(entry.renamed_from)
-        taken.add(entry.replica)
-        yield Sighting(view.name, entry.replica, entry.instance, entry, row)
+    entries = () if view.assignment is None else view.assignment.replicas
+    taken = {entry.replica for entry in entries}
+    for entry in entries:
+        old = rows.get(entry.renamed_from) if entry.renamed_from is not None else None
+        row = rows.get(entry.replica) or old
+        going = old is not None and old.replica not in taken and old.state is not ReplicaState.STOPPED
+        yield Sighting(view.name, entry.replica, entry.instance, entry, row, str(entry.renamed_from) if going else "")
+    taken |= {entry.renamed_from for entry in entries if entry.renamed_from is not None}
     for name, row in rows.items():
         if name not in taken and row.state is not ReplicaState.STOPPED:
             yield Sighting(view.name, name, row.instance, None, row)
