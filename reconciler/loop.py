@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -255,10 +256,14 @@ class Loop:
 
     # ------------------------------------------------------------------------------------------- for people
 
-    def record_changed(self) -> None:
-        """A person approved or confirmed something: the next cycle reads the record again."""
-        self._record_stale = True
-        self._wakeups.wake("person")
+    @contextmanager
+    def changing_record(self) -> Iterator[RecordStore]:
+        """What a person changes in the record within is read by the next cycle, also when no answer said that it was changed."""
+        try:
+            yield self.record
+        finally:
+            self._record_stale = True
+            self._wakeups.wake("person")
 
     async def backup(self) -> dict[str, Any]:
         """What this cluster keeps in Consul, as one document."""

@@ -198,12 +198,13 @@ def routes(loop: Loop, packages: PackageSource, nodes: NodeApi, clock: Clock, gi
             still = {change.id for change in board.plan.changes} & loop.planned_with.approved
             ids = (ids & set(approval.only)) | still
         go_on = promoted(board.plan, ids)
-        await loop.record.approve(ids, approval.who, term.session, promoted=go_on)
-        if approval.confirm_prune:
-            await loop.record.confirm_prune(board.plan.prune_digest, approval.who, term.session)
-        if approval.confirm_lost:
-            await loop.record.confirm_lost(board.plan.lost_digest, approval.who, term.session)
-        loop.record_changed()
+        prune, lost = board.plan.prune_digest, board.plan.lost_digest
+        with loop.changing_record() as record:
+            await record.approve(ids, approval.who, term.session, promoted=go_on)
+            if approval.confirm_prune:
+                await record.confirm_prune(prune, approval.who, term.session)
+            if approval.confirm_lost:
+                await record.confirm_lost(lost, approval.who, term.session)
         return {"approved": len(ids), "plan": board.plan.digest, "promoted": sorted(go_on)}
 
     return router

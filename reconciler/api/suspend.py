@@ -49,15 +49,16 @@ def suspend_routes(loop: Loop, git: Accepting) -> APIRouter:
         running = {row.instance for view in loop.board.observed.nodes.values() for row in view.replicas.values()}
         if body.instance and body.instance not in loop.board.desired.instances.keys() | running:
             raise Missing(f"no instance is called {body.instance}", code="INSTANCE_UNKNOWN")
-        await loop.record.suspend(body.instance, body.who, body.why, session)
-        loop.record_changed()
+        with loop.changing_record() as record:
+            await record.suspend(body.instance, body.who, body.why, session)
         return {"instance": body.instance}
 
     @router.delete("/suspend")
     async def resume(instance: Annotated[Instance, Query()] = "") -> dict[str, Any]:
         """Changes are made again; `was` says who had suspended it, and why."""
-        was = await loop.record.resume(instance, must_lead(loop.board).session)
-        loop.record_changed()
+        session = must_lead(loop.board).session
+        with loop.changing_record() as record:
+            was = await record.resume(instance, session)
         return {"instance": instance, "was": was}
 
     @router.post("/accept")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import random
 import string
+from contextlib import suppress
 from dataclasses import dataclass
 
 from agent import keys
@@ -142,12 +143,9 @@ class History:
         leader, term = found
         plan = leader.board.plan
         if plan is not None and plan.prune_digest:
-            try:
-                await leader.record.confirm_prune(plan.prune_digest, "ann", term.session)
-            except TdieError:
-                return
-            self.truth.confirmed.add(plan.commit)
-            leader.record_changed()
+            self.truth.confirmed.add(plan.commit)  # also when no answer says that it was written
+            with suppress(TdieError), leader.changing_record() as record:
+                await record.confirm_prune(plan.prune_digest, "ann", term.session)
 
     # ------------------------------------------------------------------------------------------- the history
 

@@ -232,17 +232,19 @@ class Stage:
         leader, session = self._leading()
         if leader.board.plan is not None:
             ids = frozenset(change.id for change in leader.board.plan.changes)
-            await leader.record.approve(ids, "ann", session, promoted=promoted(leader.board.plan, ids))
-            leader.record_changed()
+            with leader.changing_record() as record:
+                await record.approve(ids, "ann", session, promoted=promoted(leader.board.plan, ids))
 
     async def _confirm(self, what: str) -> None:
         """A person confirms what the plan shows as held."""
         leader, session = self._leading()
-        if leader.board.plan is not None and what == "prune":
-            await leader.record.confirm_prune(leader.board.plan.prune_digest, "ann", session)
-        elif leader.board.plan is not None:
-            await leader.record.confirm_lost(leader.board.plan.lost_digest, "ann", session)
-        leader.record_changed()
+        if (shown := leader.board.plan) is None:
+            return
+        with leader.changing_record() as record:
+            if what == "prune":
+                await record.confirm_prune(shown.prune_digest, "ann", session)
+            else:
+                await record.confirm_lost(shown.lost_digest, "ann", session)
 
     async def _rollback(self, to: str | None) -> str:
         """A person goes back to a commit, or to the last good one."""
@@ -260,14 +262,13 @@ class Stage:
 
     async def _suspend(self, instance: str) -> None:
         leader, session = self._leading()
-        await leader.record.suspend(instance, "ann", "fire drill", session)
-        leader.record_changed()
+        with leader.changing_record() as record:
+            await record.suspend(instance, "ann", "fire drill", session)
 
     async def _resume(self, instance: str) -> str:
         leader, session = self._leading()
-        was = await leader.record.resume(instance, session)
-        leader.record_changed()
-        return was
+        with leader.changing_record() as record:
+            return await record.resume(instance, session)
 
     async def _cancel(self) -> None:
         leader, session = self._leading()

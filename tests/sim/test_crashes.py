@@ -20,6 +20,7 @@ from reconciler.model.observed import ObservedState
 from reconciler.observe.fleet import Fleet
 from tests.sim import mutants
 from tests.sim.crashes import fault, points, reference
+from tests.sim.points import Point, When
 from tests.sim.transitions import transitions
 
 pytestmark = pytest.mark.timeout(180)
@@ -39,6 +40,15 @@ def test_ends_as_without_trouble(name: str) -> None:
     assert reference(name).broken == ()
     every = list(points(name))
     assert [found for point in every[:: len(every) // SOME + 1] if (found := fault(name, point))] == []
+
+
+@pytest.mark.parametrize(
+    ("name", "number", "when"),
+    [("suspend and resume", 7, "after"), ("failsafe lease changes hands", 2, "before")],
+)
+def test_ends_as_without_an_answer_that_was_lost(name: str, number: int, when: When) -> None:
+    """Points at which it once did not."""
+    assert fault(name, Point(number, when, "answer")) == ""
 
 
 def test_there_is_trouble_of_every_kind() -> None:

@@ -77,8 +77,8 @@ class Race:
         term = self.loop.board.term
         assert term is not None
         if not self.refused:
-            await self.loop.record.approve(self._ids, "ann", term.session)
-            self.loop.record_changed()
+            with self.loop.changing_record() as record:
+                await record.approve(self._ids, "ann", term.session)
 
     async def _push(self) -> None:
         await self.stage.do(0, "commit web@1.2 on 1")
