@@ -13,7 +13,7 @@ from agent import keys
 from agent.client import NodeApi
 from agent.clock import Clock, Monotonic
 from agent.consul.protocol import Consul, KeyValue, ServiceHealth
-from agent.errors import Refused, TdieError
+from agent.errors import TdieError, Waiting
 from agent.steps import is_by_hand
 from agent.wire import Assignment, Claim, Claimed, Report
 from reconciler.model.observed import NodeView, NodeWish, ObservedState, Presence
@@ -246,11 +246,12 @@ class Fleet:
                     pause = RETRY[0]
             except HigherEpoch:
                 raise
-            except Refused as error:
-                self._check_epoch(node, error)
-                self._silent(node, error)
             except TdieError as error:
-                self._silent(node, error)
+                self._check_epoch(node, error)
+                if await self._answers(node, error):
+                    self._not_ours(node, error)
+                else:
+                    self._silent(node, error)
             await asyncio.sleep(pause)
             pause = min(pause * 2, RETRY[1])
 
@@ -306,7 +307,24 @@ class Fleet:
                 f"answers as {report.cluster}/{report.node}", code="AGENT_IDENTITY_MISMATCH", where=node.view.name
             )
 
-    def _check_epoch(self, node: _Node, error: Refused) -> None:
+    async def _answers(self, node: _Node, error: TdieError) -> bool:
+        """Whether the node is there for all that, and says who it is: an answer that helps nobody is no silence."""
+        if error.code == Waiting.code:
+            return False
+        try:
+            self._must_be(node, await self._api.report(node.view.api, 0, 0.0, ""))
+        except TdieError:
+            return False
+        return True
+
+    def _not_ours(self, node: _Node, error: TdieError) -> None:
+        detail = f"answers, but cannot be led: {error.code} {error.detail}"
+        if node.poll.detail != detail:
+            log.warning("node cannot be led", node=node.view.name, error=str(error))
+        node.poll = node.poll.turn(Says.UNKNOWN, self._clock.now(), detail)
+        self._changed("report")
+
+    def _check_epoch(self, node: _Node, error: TdieError) -> None:
         epoch = getattr(error, "epoch", None)
         if isinstance(epoch, int) and epoch > self._epoch:
             raise HigherEpoch(node.view.name, epoch) from error

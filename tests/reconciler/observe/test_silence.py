@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 
 from agent import keys
-from reconciler.model.observed import Presence
+from reconciler.model.observed import NodeView, Presence
 from reconciler.simulation import virtual
 from reconciler.simulation.script import Stage
 from reconciler.simulation.world import CLUSTER, World
@@ -61,6 +61,34 @@ def test_a_check_that_passes_for_ever_hides_no_loss() -> None:
             await world.close()
 
     assert 15.0 + LOST_AFTER < virtual.run(story()) < 2 * 15.0 + LOST_AFTER + 2.0  # its session, and then as always
+
+
+def test_who_answers_that_it_cannot_be_led_is_not_lost() -> None:
+    """Its agent lost its ledger and has no way to Consul: it follows nobody, and what runs there goes on."""
+
+    async def story() -> tuple[Presence, str]:
+        world = World()
+        world.add_machine("a")
+        world.start_agent("a")
+        loop = world.start_controller("one")
+
+        def view() -> NodeView:
+            return loop.fleet.snapshot(["a"], LOST_AFTER)[0].nodes["a"]
+
+        try:
+            await world.until(lambda: view().presence is Presence.ALIVE, 30.0)
+            world.cut_consul("a")
+            await world.crash_agent("a")
+            world.lose_ledger("a")
+            world.start_agent("a")
+            await asyncio.sleep(300.0)
+            return view().presence, view().detail
+        finally:
+            await world.close()
+
+    presence, detail = virtual.run(story())
+    assert presence is Presence.JOINING
+    assert detail.startswith("answers, but cannot be led: EPOCH_UNKNOWN")
 
 
 def test_consul_shows_nothing_of_a_node_before_it_says_that_it_shows_all() -> None:
