@@ -134,8 +134,10 @@ class Leases:
             of_use = truth.world.lock_of(row.replica) == self._session.get(node, "none")
             if of_use and left > lease.grace + lease.slack + EARLY:
                 truth.broken("a lease is lost for a reason", f"{row.replica} on {node} had {left:.1f} s left")
-        elif self._is_certain(node, row.replica) and truth.world.lock_of(row.replica) == self._session.get(
-            node, "none"
+        elif (
+            self._is_certain(node, row.replica)
+            and truth.world.lock_of(row.replica) == self._session.get(node, "none")
+            and not self._runs_unleased(row.replica)
         ):
             truth.broken("a lease is lost for a reason", f"{row.replica} on {node} ({code}) is still locked by it")
 
@@ -182,6 +184,10 @@ class Leases:
             machine = self.truth.world.machines[name]
             if row.order.lease is not None and machine.runs and not self._stuck(name, machine, replica):
                 yield name
+
+    def _runs_unleased(self, replica: str) -> bool:
+        """Whether it is started somewhere without a lease, by a later commit: whoever runs it says no to all that ask."""
+        return any(row.order.lease is None for _, row in self.truth.copies(replica))
 
     def _stuck(self, node: str, machine: Machine, replica: str) -> bool:
         """Nothing kills it, and its node cannot keep its lock any more, or could not: no system helps against that."""
