@@ -26,7 +26,8 @@ from reconciler.execution.rollbacks import Rollbacks
 from reconciler.execution.topics import Topics
 from reconciler.model.observed import Record
 from reconciler.model.plan import Plan
-from reconciler.observe.fleet import Fleet, HigherEpoch
+from reconciler.observe.fleet import Fleet
+from reconciler.observe.follower import HigherEpoch
 from reconciler.observe.hours import Hours
 from reconciler.planning import Memo, plan
 from reconciler.source.sourced import Sourced

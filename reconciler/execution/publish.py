@@ -16,7 +16,8 @@ from reconciler.execution.leadership import Term
 from reconciler.execution.locks import NodeLocks
 from reconciler.model.observed import NodeView, ObservedState, Presence
 from reconciler.model.plan import NodeTarget, Plan
-from reconciler.observe.fleet import Fleet, HigherEpoch
+from reconciler.observe.fleet import Fleet
+from reconciler.observe.follower import HigherEpoch
 
 log = structlog.get_logger("publish")
 

@@ -1,11 +1,11 @@
-"""Follows every agent of the cluster while this controller leads, and answers with a snapshot at any time."""
+"""Knows every agent of the cluster while this controller leads, and answers with a snapshot at any time."""
 
 from __future__ import annotations
 
 import asyncio
 import json
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import structlog
 
@@ -13,59 +13,18 @@ from agent import keys
 from agent.client import NodeApi
 from agent.clock import Clock, Monotonic
 from agent.consul.protocol import Consul, KeyValue, ServiceHealth
-from agent.errors import TdieError, Waiting
+from agent.errors import TdieError
 from agent.steps import is_by_hand
-from agent.wire import Assignment, Claim, Claimed, Report
+from agent.wire import Assignment
 from reconciler.model.observed import NodeView, NodeWish, ObservedState, Presence
 from reconciler.observe import views, wishes
+from reconciler.observe.follower import Followed, Follower
 from reconciler.observe.watched import AGAIN, WATCH, keys_below
 from reconciler.observe.witness import Finding, Says, Witness, consul_says, presence
 
 log = structlog.get_logger("observe")
 
-NO_CONSUL = (
-    "CONSUL_UNAVAILABLE",
-    "CONSUL_DENIED",
-)  # problems of a node that can neither be seen in Consul nor hold a lock
 UNHEARD = 3.0  # seconds between looks for nodes that do not answer from the start
-RETRY = (0.2, 5.0)  # seconds between tries to reach an agent: first, longest
-
-
-class HigherEpoch(TdieError):
-    """A node has been claimed with a higher epoch than ours: we must lead with a higher one, or not at all."""
-
-    code = "STALE_LEADER"
-
-    def __init__(self, node: str, epoch: int) -> None:
-        super().__init__(f"has been claimed with epoch {epoch}", where=node)
-        self.epoch = epoch
-
-
-@dataclass(slots=True)
-class _Node:
-    """What is remembered of one node between snapshots."""
-
-    view: NodeView
-    catalog: Witness
-    name: Witness  # whether it holds its name in Consul
-    poll: Witness
-    own: Witness  # what it says itself of its way to Consul
-    joined: bool = False
-    shown: bool = False  # it says that Consul shows all that it runs
-    reclaim: bool = False
-    claimed: int = 0  # the epoch with which we claimed it, or tried to
-    follower: asyncio.Task[None] | None = None
-    polling: asyncio.Task[None] | None = None  # the follower's current claim and polls
-
-    @property
-    def told(self) -> bool:
-        """It has told this leadership what it runs, at least once."""
-        return self.poll.says is Says.UP or self.view.assignment is not None or self.view.accepted is not None
-
-    @property
-    def unheard(self) -> bool:
-        """It beats in Consul, but never told anybody here what it runs."""
-        return not self.told and self.catalog.says is Says.UP
 
 
 class Fleet:
@@ -87,7 +46,7 @@ class Fleet:
         self._clock = clock
         self._wake = wake
         self._beat_ttl = beat_ttl
-        self._nodes: dict[str, _Node] = {}
+        self._nodes: dict[str, Followed] = {}
         self._epoch = 0
         self._locks: Mapping[str, str] = {}
         self._wishes: dict[str, NodeWish] = {}
@@ -110,7 +69,7 @@ class Fleet:
             # What an earlier leadership of ours knew of it may be long over: others have led since.
             node.view = replace(views.unknown(name, now), presence=Presence.JOINING, api=node.view.api)
             node.catalog = node.name = node.poll = node.own = Witness(Says.UNKNOWN, now)
-            node.follower = None
+            node.following = None
             self._nodes[name] = node
         self._wishes_known.clear()
         self._changed("leading")
@@ -128,6 +87,7 @@ class Fleet:
 
     async def _watch_catalog(self, tasks: asyncio.TaskGroup) -> None:
         await self._wishes_known.wait()
+        follower = Follower(self._cluster, self._epoch, api=self._api, clock=self._clock, changed=self._changed)
         index = 0
         while True:
             try:
@@ -139,8 +99,8 @@ class Fleet:
                 continue
             self._catalog(entries)
             for node in self._nodes.values():
-                if node.view.api and (node.follower is None or node.follower.done()):
-                    node.follower = tasks.create_task(self._follow(node), name=f"follow {node.view.name}")
+                if node.view.api and (node.following is None or node.following.done()):
+                    node.following = tasks.create_task(follower.follow(node), name=f"follow {node.view.name}")
 
     def _consul_away(self, error: TdieError) -> None:
         """While Consul cannot be read, and for 2×TTL after, its silence about a node proves nothing."""
@@ -171,7 +131,7 @@ class Fleet:
                 self._consul_says(node, says, "it is not in Consul's catalog")
         self._changed("consul")
 
-    def _consul_says(self, node: _Node, says: Says, detail: str) -> None:
+    def _consul_says(self, node: Followed, says: Says, detail: str) -> None:
         """Once Consul misses a node, whether it still answers us is asked at once, and not when the long poll has run out."""
         missed = says is Says.DOWN and node.catalog.says is not Says.DOWN
         node.catalog = node.catalog.turn(says, self._clock.now(), detail)
@@ -235,106 +195,6 @@ class Fleet:
                     node.view = replace(node.view, may_run=frozenset(r for r in found[name] if not is_by_hand(r)))
                     self._changed("consul")
 
-    async def _follow(self, node: _Node) -> None:
-        """Claim one agent, then long-poll its report; on any trouble say so and claim it again."""
-        pause = RETRY[0]
-        while True:
-            began = self._clock.now()
-            try:
-                await self._poll(node)
-                if self._clock.now() - began >= RETRY[1]:  # it went well for a while; else doubts come back at once
-                    pause = RETRY[0]
-            except HigherEpoch:
-                raise
-            except TdieError as error:
-                self._check_epoch(node, error)
-                if await self._answers(node, error):
-                    self._not_ours(node, error)
-                else:
-                    self._silent(node, error)
-            await asyncio.sleep(pause)
-            pause = min(pause * 2, RETRY[1])
-
-    async def _poll(self, node: _Node) -> None:
-        """Claim and poll until something is wrong, or somebody has doubts (`doubt` cancels only this)."""
-        node.polling = asyncio.create_task(self._claim_and_poll(node), name=f"poll {node.view.name}")
-        try:
-            await asyncio.wait([node.polling])
-        finally:
-            node.polling.cancel()
-        if not node.polling.cancelled():
-            node.polling.result()
-
-    async def _claim_and_poll(self, node: _Node) -> None:
-        answer = await self._claim(node)
-        now = self._clock.now()
-        node.reclaim = False
-        node.view = views.claimed_view(node.view, answer, now)
-        node.poll = node.poll.turn(Says.UP, now)
-        node.own = _own_word(node, now)
-        node.joined = True
-        self._changed("report")
-        report = answer.report
-        while not node.reclaim:
-            report = await self._api.report(node.view.api, report.index, WATCH, report.agent)
-            if report.epoch > self._epoch:
-                raise HigherEpoch(node.view.name, report.epoch)
-            if node.reclaim or report.agent != answer.report.agent:
-                return  # it restarted, or a send got lost: ask anew what is in force
-            after = views.reported_view(node.view, report, self._clock.now())
-            if after.surprising:
-                return  # what we had given up on arrived after all
-            if after != node.view:  # a poll that ran out brings nothing new
-                node.view = after
-                node.own = _own_word(node, self._clock.now())
-                self._changed("report")
-
-    async def _claim(self, node: _Node) -> Claimed:
-        """The node is ours. A Consul that lost its data may have given our epoch to somebody before: then it is not high enough."""
-        if node.claimed != self._epoch:
-            before = await self._api.report(node.view.api, 0, 0.0, "")
-            self._must_be(node, before)
-            if before.epoch >= self._epoch:
-                raise HigherEpoch(node.view.name, before.epoch)
-            node.claimed = self._epoch
-        answer = await self._api.claim(node.view.api, Claim(epoch=self._epoch))
-        self._must_be(node, answer.report)
-        return answer
-
-    def _must_be(self, node: _Node, report: Report) -> None:
-        if (report.node, report.cluster) != (node.view.name, self._cluster):
-            raise TdieError(
-                f"answers as {report.cluster}/{report.node}", code="AGENT_IDENTITY_MISMATCH", where=node.view.name
-            )
-
-    async def _answers(self, node: _Node, error: TdieError) -> bool:
-        """Whether the node is there for all that, and says who it is: an answer that helps nobody is no silence."""
-        if error.code == Waiting.code:
-            return False
-        try:
-            self._must_be(node, await self._api.report(node.view.api, 0, 0.0, ""))
-        except TdieError:
-            return False
-        return True
-
-    def _not_ours(self, node: _Node, error: TdieError) -> None:
-        detail = f"answers, but cannot be led: {error.code} {error.detail}"
-        if node.poll.detail != detail:
-            log.warning("node cannot be led", node=node.view.name, error=str(error))
-        node.poll = node.poll.turn(Says.UNKNOWN, self._clock.now(), detail)
-        self._changed("report")
-
-    def _check_epoch(self, node: _Node, error: TdieError) -> None:
-        epoch = getattr(error, "epoch", None)
-        if isinstance(epoch, int) and epoch > self._epoch:
-            raise HigherEpoch(node.view.name, epoch) from error
-
-    def _silent(self, node: _Node, error: TdieError) -> None:
-        if node.poll.says is not Says.DOWN:
-            log.warning("node does not answer", node=node.view.name, error=str(error))
-        node.poll = node.poll.turn(Says.DOWN, self._clock.now(), f"our poll gets no answer ({error.code})")
-        self._changed("report")
-
     # ------------------------------------------------------------------------------------------- for the loop
 
     def sent(self, name: str, assignment: Assignment) -> None:
@@ -384,11 +244,11 @@ class Fleet:
         found = [self._nodes.get(name) for name in listed]
         return all(node is not None and node.told and node.catalog.says is Says.UP for node in found)
 
-    def _finding(self, node: _Node, now: Monotonic, lost_after: float, patient: bool) -> Finding:
+    def _finding(self, node: Followed, now: Monotonic, lost_after: float, patient: bool) -> Finding:
         catalog = consul_says(node.catalog, node.name) if node.poll.says is Says.DOWN else node.catalog
         return presence(node.joined or patient, catalog, node.poll, now, lost_after, node.own)
 
-    def _viewed(self, node: _Node, found: Finding, name: str) -> NodeView:
+    def _viewed(self, node: Followed, found: Finding, name: str) -> NodeView:
         """The node's view with its presence; the same object when nothing about it changed."""
         view, locked, wish = node.view, self._locks.get(name, ""), self._wishes.get(name)
         before = (view.presence, view.since, view.detail, view.vanishing, view.locked_by, view.wish)
@@ -399,23 +259,15 @@ class Fleet:
             )  # fmt: skip
         return node.view
 
-    def _node(self, name: str, now: Monotonic) -> _Node:
+    def _node(self, name: str, now: Monotonic) -> Followed:
         if name not in self._nodes:
             unknown = Witness(Says.UNKNOWN, now)
-            self._nodes[name] = _Node(views.unknown(name, now), unknown, unknown, unknown, unknown)
+            self._nodes[name] = Followed(views.unknown(name, now), unknown, unknown, unknown, unknown)
         return self._nodes[name]
 
     def _changed(self, reason: str) -> None:
         self.version += 1
         self._wake(reason)
-
-
-def _own_word(node: _Node, now: Monotonic) -> Witness:
-    """What the node's last report says of its way to Consul."""
-    found = next((problem for problem in node.view.problems if problem.code in NO_CONSUL), None)
-    if found is None:
-        return node.own.turn(Says.UP, now)
-    return node.own.turn(Says.DOWN, now, f"says itself that it has no way to Consul ({found.code})")
 
 
 def _holder(entry: KeyValue) -> str:
