@@ -17,9 +17,10 @@ from reconciler.model.plan import Cause, HoldReason, Verdict
 from reconciler.model.where import matches
 from reconciler.planning.capacity import Room, lacks
 from reconciler.planning.cases import Case, Step, World
-from reconciler.planning.examine import examine, move, stay_of
+from reconciler.planning.examine import examine, stay_of
 from reconciler.planning.explain import counted, listed
 from reconciler.planning.fleet import Sighting, Site
+from reconciler.planning.keeping import move
 from reconciler.planning.outlook import Stay
 from reconciler.planning.place import group, label_fault, port_taken
 

@@ -50,7 +50,7 @@ from reconciler.observe import fleet as observed_fleet
 from reconciler.observe import views, witness
 from reconciler.observe.fleet import Fleet
 from reconciler.observe.witness import Finding, Says
-from reconciler.planning import checks, examine, keep_up, leftovers, planner, prune, targets, waves
+from reconciler.planning import checks, examine, homes, keep_up, keeping, leftovers, planner, prune, targets, waves
 from reconciler.planning import fleet as planned_fleet
 from reconciler.planning.cases import Case, World
 from reconciler.planning.memo import Memo
@@ -345,13 +345,13 @@ def what_is_lost_is_not_missed(patch: Patch) -> None:
 @breaking("what is missed counts")
 def what_does_not_answer_works(patch: Patch) -> None:
     """Replicas count as healthy whatever their node says."""
-    stand = examine._stand
+    stand = keeping._stand
 
     def well(spec: Any, case: Any, name: Any, home: Any, silent: Any) -> None:
         stand(spec, case, name, home, silent)
         case.standings[:] = [replace(standing, healthy=True) for standing in case.standings]
 
-    patch.setattr(examine, "_stand", well)
+    patch.setattr(keeping, "_stand", well)
 
 
 # ------------------------------------------------------------------------------------------- 8: what comes first
@@ -416,7 +416,7 @@ def _go(work: Any) -> None:
 @breaking("nothing starts that nobody wants")
 def one_more_than_asked(patch: Patch) -> None:
     """Every instance gets a replica more than Git asks for."""
-    wanted = examine.wanted_replicas
+    wanted = homes.wanted_replicas
 
     def more(world: Any, spec: Any) -> object:
         return wanted(world, replace(spec, replicas=spec.replicas + 1) if spec.replicas else spec)
@@ -427,7 +427,7 @@ def one_more_than_asked(patch: Patch) -> None:
 @breaking("nothing starts that nobody wants")
 def scaling_down_is_not_noticed(patch: Patch) -> None:
     """What once was wanted is wanted for ever."""
-    wanted = examine.wanted_replicas
+    wanted = homes.wanted_replicas
 
     def ever(world: Any, spec: Any) -> object:
         names = wanted(world, spec)
@@ -439,7 +439,7 @@ def scaling_down_is_not_noticed(patch: Patch) -> None:
 @breaking("a wanted replica keeps a home")
 def moves_stop_before_they_start(patch: Patch) -> None:
     """A replica that moves leaves its node before another one has it."""
-    step = examine._step
+    step = keeping._step
 
     def leaving(world: Any, spec: Any, seats: Any, verdict: Any, name: Any, home: Any, leaves: Any) -> object:
         made = step(world, spec, seats, verdict, name, home, leaves)
@@ -447,7 +447,7 @@ def moves_stop_before_they_start(patch: Patch) -> None:
             made.puts, made.drops = None, ((home.node, home.replica),)
         return made
 
-    patch.setattr(examine, "_step", leaving)
+    patch.setattr(keeping, "_step", leaving)
 
 
 @breaking("a wanted replica keeps a home")
@@ -947,7 +947,7 @@ def who_is_getting_it_agrees(patch: Patch) -> None:
 @breaking("one process of a leased replica", FAILSAFE)
 def renames_forget_the_lease(patch: Patch) -> None:
     """A leased replica gets its new name whoever may still start it under the old one."""
-    patch.setattr(examine, "_rename_lease", nothing)
+    patch.setattr(keeping, "_rename_lease", nothing)
 
 
 def shows(mutant: Mutant, seed: int) -> bool:

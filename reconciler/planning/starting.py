@@ -1,0 +1,144 @@
+"""A replica that no answering node has: where it starts, and what it waits for."""
+
+from __future__ import annotations
+
+from agent.wire import ReplicaState
+from reconciler.model.desired import InstanceSpec
+from reconciler.model.observed import NodeView, Presence
+from reconciler.model.plan import Cause, HoldReason, Verdict
+from reconciler.planning.capacity import lacks
+from reconciler.planning.cases import Case, Step, World, make_change, make_order
+from reconciler.planning.explain import listed
+from reconciler.planning.fleet import Sighting
+from reconciler.planning.homes import is_leased, names_of, old_name, wanted_replicas
+from reconciler.planning.place import Seats, port_taken
+
+
+def start(
+    world: World, spec: InstanceSpec, case: Case, seats: Seats, name: str, node: str, lost: Sighting | None
+) -> None:
+    """A replica that no answering node has: find it a place and start it there."""
+    case.missing += 1
+    fault = ""
+    there = _where_it_ran(world, name)
+    if not node and there is not None and seats.take_at(there.name):
+        node = there.name
+    elif not node:
+        node = seats.take()
+        fault = "" if node else seats.why_none()
+    elif not world.fleet.sites[node].silent:
+        fault = _no_room(world, spec, node)
+    cause, reason = _why_start(world, spec, name, node, lost)
+    row = there.replicas[name] if there is not None and there.name == node else None
+    if row is not None:
+        was = "stopped there" if row.state is ReplicaState.STOPPED else "runs there already"
+        cause, reason = Cause.DRIFT, f"{was}; {node} does not remember who ordered it"
+    change = make_change(
+        world, Verdict.START, cause, replica=name, instance=spec.name, node=node, spec=spec, before=lost, reason=reason
+    )
+    step = Step(change, adopts=row is not None, dead=row is not None and not row.healthy)
+    case.steps.append(step)
+    if _held_by_mass_failure(world, spec, step, lost) or _held_by_rename(world, step):
+        return
+    if fault:
+        step.held(HoldReason.NO_PLACE, fault)
+    elif spec.per_node is not None and world.fleet.sites[node].silent:
+        hold_silent(world, step, (node,))
+    elif spec.per_node is not None or not (
+        held_by_unheard(world, spec, step) or (lost is None and held_by_forgotten(world, step))
+    ):
+        replica, instance = first_name(world, spec, name, lost)
+        step.puts = make_order(world, spec, replica, node, instance=instance)
+
+
+def first_name(world: World, spec: InstanceSpec, name: str, lost: Sighting | None) -> tuple[str, str]:
+    """The replica and instance to start: under the old name while a process elsewhere may have that lease, which says when it is
+    dead. It is renamed once the lease is held."""
+    if lost is not None and lost.replica != name and lost.entry is not None and is_leased(spec, lost.entry):
+        return lost.replica, lost.instance
+    old = old_name(world, spec, name)
+    if lost is None and old and spec.policy.lease != "none" and world.shown_on_lost(old):
+        return old, str(spec.moved_from)
+    return name, spec.name
+
+
+def held_by_unheard(world: World, spec: InstanceSpec, step: Step) -> bool:
+    """Also what is lost or fenced where this leader heard of it may have been told to run on a node that did not answer yet."""
+    others = world.may_run(*names_of(world, spec, step.change.replica))
+    if others:
+        step.held(HoldReason.NODE_SILENT, f"{listed(others)} may run it already and did not answer yet", others)
+    return bool(others)
+
+
+def held_by_forgotten(world: World, step: Step) -> bool:
+    if world.forgotten:
+        detail = f"{listed(world.forgotten)} may run it and did not come back since Consul lost its data"
+        step.held(HoldReason.NODE_FORGOTTEN, f"{detail}: `tdie apply --confirm-lost` if gone for good", world.forgotten)
+    return bool(world.forgotten)
+
+
+def _held_by_rename(world: World, step: Step) -> bool:
+    """What runs under this name is another instance's by now, and is renamed first: an agent ends what it finds under the name."""
+    for node, sighting in sorted(world.fleet.renaming.get(step.change.replica, {}).items()):
+        if world.presence(node) is not Presence.LOST:
+            step.held(
+                HoldReason.IN_FLIGHT, f"{sighting.old_name} on {node} is renamed to {sighting.replica} first", (node,)
+            )
+    return step.hold is not None
+
+
+def _held_by_mass_failure(world: World, spec: InstanceSpec, step: Step, lost: Sighting | None) -> bool:
+    found, names = world.mass_failure, names_of(world, spec, step.change.replica)
+    if found is None or spec.per_node is not None or (lost is None and not world.may_have_run(*names)):
+        return False
+    detail, until = found.why_wait(lost.node if lost is not None else world.shown_on_lost(*names), world.now)
+    if detail:
+        step.held(HoldReason.MASS_FAILURE, detail, found.nodes, until)
+    return bool(detail)
+
+
+def _where_it_ran(world: World, name: str) -> NodeView | None:
+    """The node that has forgotten its orders and shows a replica, rather one on which it was not stopped."""
+    found = [view for view in world.forgetful if name in view.replicas]
+    return min(found, key=lambda view: view.replicas[name].state is ReplicaState.STOPPED, default=None)
+
+
+def _no_room(world: World, spec: InstanceSpec, node: str) -> str:
+    """Why the only node that may run a replica cannot; empty if it can, and then the room is taken."""
+    room = world.rooms.reader(world.fleet)(node)
+    lacking = lacks(room, world.fleet.sites[node].capacity, spec.spec.resources)
+    if lacking:
+        return f"{node} is without {lacking} left"
+    taken = port_taken(room, spec.policy)
+    if taken:
+        return f"{node}: other replicas {taken}"
+    world.rooms.add(world.fleet, node, spec.spec, spec.policy)
+    return ""
+
+
+def _why_start(world: World, spec: InstanceSpec, name: str, node: str, lost: Sighting | None) -> tuple[Cause, str]:
+    if lost is not None and world.presence(lost.node) is not Presence.LOST:
+        return Cause.LEASE, f"fenced on {lost.node}"
+    if lost is not None:
+        gone = world.fleet.sites[lost.node].listed
+        return (
+            (Cause.NODE_LOST, f"node {lost.node} lost") if gone else (Cause.NODE_REMOVED, f"node {lost.node} removed")
+        )
+    if spec.per_node is None and (before := world.shown_on_lost(*names_of(world, spec, name))):
+        return Cause.NODE_LOST, f"node {before} lost"
+    held = [s for sights in world.fleet.of(spec.name).values() for s in sights if s.entry is not None]
+    if spec.per_node is not None and any(s.entry and s.entry.spec_hash == spec.spec_hash for s in held):
+        assignment = world.view(node).assignment
+        if assignment is None or not assignment.replicas:
+            return Cause.NODE_JOINED, f"node {node} joined"
+    names = {s.replica for s in held}
+    if names and not any(s.entry and s.entry.commit == world.desired.commit for s in held):
+        total = len(wanted_replicas(world, spec))
+        if len(names) < total:
+            return Cause.COMMIT, f"scaled {len(names)} → {total}"
+    return Cause.COMMIT, "" if names else "new"
+
+
+def hold_silent(world: World, step: Step, nodes: tuple[str, ...]) -> None:
+    detail = world.view(nodes[0]).detail
+    step.held(HoldReason.NODE_SILENT, f"{listed(nodes)} does not answer" + (f": {detail}" if detail else ""), nodes)
