@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Awaitable, Callable
+from typing import TypeVar
 
 from agent import keys
 from reconciler.model.observed import NodeView, Presence
@@ -10,85 +12,68 @@ from reconciler.simulation import virtual
 from reconciler.simulation.script import Stage
 from reconciler.simulation.world import CLUSTER, World
 
+T = TypeVar("T")
+
 LOST_AFTER = 15.0
+
+
+def of_one_node(story: Callable[[World, Callable[[], NodeView]], Awaitable[T]]) -> T:
+    """What a story brings of one node, `a`, that a controller has heard; it gets a look at what that controller sees of it."""
+
+    async def main() -> T:
+        world = World()
+        world.add_machine("a")
+        world.start_agent("a")
+        loop = world.start_controller("one")
+
+        def seen() -> NodeView:
+            return loop.fleet.snapshot(["a"], LOST_AFTER)[0].nodes["a"]
+
+        try:
+            await world.until(lambda: seen().presence is Presence.ALIVE, 30.0)
+            return await story(world, seen)
+        finally:
+            world.pause_agent("a", False)
+            await world.close()
+
+    return virtual.run(main())
 
 
 def test_an_agent_that_stands_still_is_asked_as_soon_as_consul_misses_it() -> None:
     """Its machine still acknowledges what is sent: the long poll alone would notice after more than a minute."""
 
-    async def story() -> float:
-        world = World()
-        world.add_machine("a")
-        world.start_agent("a")
-        loop = world.start_controller("one")
+    async def story(world: World, seen: Callable[[], NodeView]) -> float:
+        world.pause_agent("a", True)
+        return await world.until(lambda: seen().presence is Presence.LOST, 200.0)
 
-        def presence() -> Presence:
-            return loop.fleet.snapshot(["a"], LOST_AFTER)[0].nodes["a"].presence
-
-        try:
-            await world.until(lambda: presence() is Presence.ALIVE, 30.0)
-            world.pause_agent("a", True)
-            began = world.clock.now()
-            await world.until(lambda: presence() is Presence.LOST, 200.0)
-            return world.clock.now() - began
-        finally:
-            world.pause_agent("a", False)
-            await world.close()
-
-    assert virtual.run(story()) < 15.0 + 10.0 + LOST_AFTER + 2.0  # its beat, our question, and then as always
+    assert of_one_node(story) < 15.0 + 10.0 + LOST_AFTER + 2.0  # its beat, our question, and then as always
 
 
 def test_a_check_that_passes_for_ever_hides_no_loss() -> None:
     """Consul's servers know the machine only by what it registered: nobody turns its check critical, and its session ends."""
 
-    async def story() -> float:
-        world = World()
-        world.add_machine("a")
-        world.start_agent("a")
-        loop = world.start_controller("one")
+    async def story(world: World, seen: Callable[[], NodeView]) -> float:
+        world.store.checks[keys.agent_check_id(CLUSTER, "a")].expires = None
+        await world.crash_agent("a")
+        return await world.until(lambda: seen().presence is Presence.LOST, 200.0)
 
-        def presence() -> Presence:
-            return loop.fleet.snapshot(["a"], LOST_AFTER)[0].nodes["a"].presence
-
-        try:
-            await world.until(lambda: presence() is Presence.ALIVE, 30.0)
-            world.store.checks[keys.agent_check_id(CLUSTER, "a")].expires = None
-            await world.crash_agent("a")
-            began = world.clock.now()
-            await world.until(lambda: presence() is Presence.LOST, 200.0)
-            return world.clock.now() - began
-        finally:
-            await world.close()
-
-    assert 15.0 + LOST_AFTER < virtual.run(story()) < 2 * 15.0 + LOST_AFTER + 2.0  # its session, and then as always
+    assert 15.0 + LOST_AFTER < of_one_node(story) < 2 * 15.0 + LOST_AFTER + 2.0  # its session, and then as always
 
 
 def test_who_answers_that_it_cannot_be_led_is_not_lost() -> None:
     """Its agent lost its ledger and has no way to Consul: it follows nobody, and what runs there goes on."""
 
-    async def story() -> tuple[Presence, str]:
-        world = World()
-        world.add_machine("a")
+    async def story(world: World, seen: Callable[[], NodeView]) -> NodeView:
+        world.cut_consul("a")
+        await world.crash_agent("a")
+        world.lose_ledger("a")
         world.start_agent("a")
-        loop = world.start_controller("one")
+        await asyncio.sleep(300.0)
+        return seen()
 
-        def view() -> NodeView:
-            return loop.fleet.snapshot(["a"], LOST_AFTER)[0].nodes["a"]
-
-        try:
-            await world.until(lambda: view().presence is Presence.ALIVE, 30.0)
-            world.cut_consul("a")
-            await world.crash_agent("a")
-            world.lose_ledger("a")
-            world.start_agent("a")
-            await asyncio.sleep(300.0)
-            return view().presence, view().detail
-        finally:
-            await world.close()
-
-    presence, detail = virtual.run(story())
-    assert presence is Presence.JOINING
-    assert detail.startswith("answers, but cannot be led: EPOCH_UNKNOWN")
+    view = of_one_node(story)
+    assert view.presence is Presence.JOINING
+    assert view.detail.startswith("answers, but cannot be led: EPOCH_UNKNOWN")
 
 
 def test_consul_shows_nothing_of_a_node_before_it_says_that_it_shows_all() -> None:
