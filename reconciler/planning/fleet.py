@@ -90,7 +90,7 @@ class Fleet:
     sites: dict[str, Site] = field(default_factory=dict)  # in name order
     by_instance: dict[str, dict[str, tuple[Sighting, ...]]] = field(default_factory=dict)
     by_situation: dict[str, dict[str, Seen]] = field(default_factory=dict)  # where placed → instance
-    renaming: dict[str, dict[str, Sighting]] = field(default_factory=dict)  # by old name; by node
+    renaming: dict[str, Seen] = field(default_factory=dict)  # by old name
     _by_node: dict[str, dict[str, Sighting]] = field(default_factory=dict)
     failing: dict[str, Mapping[str, str]] = field(default_factory=dict)  # node → digest it cannot install → why
     changed: set[str] = field(default_factory=set)  # nodes whose view is another one than last time
@@ -168,11 +168,11 @@ class Fleet:
         if new is not None and new.placed:
             self.by_situation.setdefault(new.placed, {}).setdefault(new.instance, {})[new.node, new.replica] = new
         if old is not None and old.old_name:
-            del self.renaming[old.old_name][old.node]
+            del self.renaming[old.old_name][old.node, old.replica]
             if not self.renaming[old.old_name]:
                 del self.renaming[old.old_name]
         if new is not None and new.old_name:
-            self.renaming.setdefault(new.old_name, {})[new.node] = new
+            self.renaming.setdefault(new.old_name, {})[new.node, new.replica] = new
         if old is not None:
             replicas = self.by_instance[old.instance]
             rest = tuple(s for s in replicas[old.replica] if s.node != old.node)

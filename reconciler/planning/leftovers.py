@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable
 
+from agent.wire import NOT_AGREED
 from reconciler.model.desired import InstanceSpec
 from reconciler.model.observed import Presence
 from reconciler.model.plan import Cause, Change, HoldReason, Verdict
@@ -92,9 +93,15 @@ def _keep_until_taken_over(world: World, step: Step, home: Sighting, other: Sigh
             )
     elif other.healthy and silent:
         step.held(HoldReason.TARGET_STARTING, f"{home.replica} runs on {home.node}, which does not answer", where)
-    elif other.healthy and not home.healthy:
+    elif other.healthy and not home.healthy and not _stands_in_the_way(other, home):
         error = f": {home.row.last_error}" if home.row is not None and home.row.last_error else ""
         step.held(HoldReason.TARGET_STARTING, f"{home.replica} is not healthy on {home.node} yet{error}", where)
+
+
+def _stands_in_the_way(other: Sighting, home: Sighting) -> bool:
+    """Whether the new one cannot have its lease as long as the old one, which has none yet, runs."""
+    lease = home.row.lease if home.row is not None else None
+    return lease is not None and lease.code == NOT_AGREED and other.node in lease.holder.split(", ")
 
 
 def gate(case: Case) -> None:

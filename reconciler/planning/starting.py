@@ -57,7 +57,7 @@ def first_name(world: World, spec: InstanceSpec, name: str, lost: Sighting | Non
     if lost is not None and lost.replica != name and lost.entry is not None and is_leased(spec, lost.entry):
         return lost.replica, lost.instance
     old = old_name(world, spec, name)
-    if lost is None and old and spec.policy.lease != "none" and world.shown_on_lost(old):
+    if lost is None and old and spec.policy.lease != "none" and world.may_have_run(old):
         return old, str(spec.moved_from)
     return name, spec.name
 
@@ -79,7 +79,7 @@ def held_by_forgotten(world: World, step: Step) -> bool:
 
 def _held_by_rename(world: World, step: Step) -> bool:
     """What runs under this name is another instance's by now, and is renamed first: an agent ends what it finds under the name."""
-    for node, sighting in sorted(world.fleet.renaming.get(step.change.replica, {}).items()):
+    for (node, _), sighting in sorted(world.fleet.renaming.get(step.change.replica, {}).items()):
         if world.presence(node) is not Presence.LOST:
             step.held(
                 HoldReason.IN_FLIGHT, f"{sighting.old_name} on {node} is renamed to {sighting.replica} first", (node,)
