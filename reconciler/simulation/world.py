@@ -253,12 +253,12 @@ class World:
         self.start_agent(name)
 
     def pause_agent(self, name: str, paused: bool) -> None:
-        """The agent is stopped in the middle of whatever it does, or goes on."""
-        process = self.nodes[name].process
+        """The agent is stopped in the middle of whatever it does, or goes on; on a machine that is paused nothing does."""
+        node = self.nodes[name]
         if paused:
-            process.pause()
-        else:
-            process.resume()
+            node.process.pause()
+        elif not node.machine.paused:
+            node.process.resume()
         self._ways()
 
     def pause_machine(self, name: str, paused: bool) -> None:
@@ -267,12 +267,11 @@ class World:
         if paused:
             machine.pause()
             self.pause_agent(name, True)
-        elif self.random.random() < 0.5:  # whoever runs first
-            machine.resume()
-            self.pause_agent(name, False)
-        else:
-            self.pause_agent(name, False)
-            machine.resume()
+            return
+        if self.random.random() < 0.5:  # whoever runs first
+            self.nodes[name].process.resume()
+        machine.resume()
+        self.pause_agent(name, False)
 
     def lose_ledger(self, name: str) -> None:
         """What the agent remembers makes no sense any more; it knows that when it starts next."""

@@ -39,10 +39,8 @@ async def agent_loses_its_ledger(history: History) -> None:
 
 async def agent_is_paused(history: History) -> None:
     name = history.some_node()
-    process = history.world.nodes[name].process
     history.world.pause_agent(name, True)
     await history.sometime(0.5, 90.0)
-    process.resume()
     history.world.pause_agent(name, False)
 
 
