@@ -79,7 +79,9 @@ class NodeView:
     package_errors: Mapping[str, str] = field(default_factory=dict)  # digest -> why it is not installed
     labels: Mapping[str, str] = field(default_factory=dict)  # as registered; Git's labels go over them
     capacity: Capacity = Capacity()  # as registered; Git's declaration goes over it
-    may_run: frozenset[str] | None = None  # of a node never heard of: replicas that Consul shows there; None: not known
+    # Of a node never heard of: replicas that Consul shows there, all that it may run; None: not known.
+    may_run: frozenset[str] | None = None
+    last_shown: frozenset[str] | None = None  # … and those of one that Consul misses: it may run others since
     locked_by: str = ""  # who holds the node lock to say "not now", with the reason
     wish: NodeWish | None = None
     problems: tuple[NodeProblem, ...] = ()

@@ -128,6 +128,7 @@ class Fleet:
             if name not in seen:
                 patient = now < self._patience_until and node.catalog.says is not Says.DOWN
                 says = Says.UNKNOWN if patient else Says.DOWN
+                node.shown = False
                 self._consul_says(node, says, "it is not in Consul's catalog")
         self._changed("consul")
 
@@ -177,22 +178,22 @@ class Fleet:
             self._changed("consul")
 
     async def _ask_about_unheard(self) -> None:
-        """What runs on a node that beats in Consul but never answered us is in the catalog: the rest may start elsewhere."""
+        """What runs on a node that is in the catalog but never answered us is shown there: the rest may start elsewhere."""
         while True:
             await asyncio.sleep(UNHEARD)
-            asked = ((n, node) for n, node in self._nodes.items() if node.unheard and node.shown)
-            nodes = {name: node for name, node in asked if node.view.may_run is None}
-            if not nodes:
+            asked = {name: node for name, node in self._nodes.items() if node.unheard and not node.asked_for}
+            if not asked:
                 continue
             try:
                 _, checks = await self._consul.watch_checks(self._cluster, 0, 0.0)
             except TdieError as error:
                 log.warning("cannot ask Consul what runs on nodes that do not answer", error=str(error))
                 continue
-            found = {name: keys.replicas_of(self._cluster, name, (c.service_id for c in checks)) for name in nodes}
-            for name, node in nodes.items():
+            services = {check.service_id for check in checks}
+            for name, node in asked.items():
                 if node.unheard:
-                    node.view = replace(node.view, may_run=frozenset(r for r in found[name] if not is_by_hand(r)))
+                    found = keys.replicas_of(self._cluster, name, services)
+                    node.view = node.shows(frozenset(replica for replica in found if not is_by_hand(replica)))
                     self._changed("consul")
 
     # ------------------------------------------------------------------------------------------- for the loop

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import structlog
 
@@ -43,7 +43,7 @@ class Followed:
     poll: Witness
     own: Witness  # what it says itself of its way to Consul
     joined: bool = False
-    shown: bool = False  # it says that Consul shows all that it runs
+    shown: bool = False  # it is in the catalog, and says that this shows all that it runs
     reclaim: bool = False
     claimed: int = 0  # the epoch with which we claimed it, or tried to
     following: asyncio.Task[None] | None = None
@@ -56,8 +56,20 @@ class Followed:
 
     @property
     def unheard(self) -> bool:
-        """It beats in Consul, but never told anybody here what it runs."""
-        return not self.told and self.catalog.says is Says.UP
+        """It never told anybody here what it runs, and Consul shows that: all of it while it beats there, else what it was then."""
+        return not self.told and self.shown and self.catalog.says is not Says.UNKNOWN
+
+    def shows(self, replicas: frozenset[str]) -> NodeView:
+        """The node's view with what Consul shows there."""
+        if self.catalog.says is Says.UP:
+            return replace(self.view, may_run=replicas)
+        return replace(self.view, last_shown=replicas)
+
+    @property
+    def asked_for(self) -> bool:
+        """Whether what Consul shows there is known already."""
+        known = self.view.may_run if self.catalog.says is Says.UP else self.view.last_shown
+        return known is not None
 
 
 class Follower:

@@ -46,8 +46,16 @@ def _lease(lease: LeaseStatus | None, report: Report, now: Monotonic) -> LeaseSt
 def claimed_view(before: NodeView, answer: Claimed, now: Monotonic) -> NodeView:
     """The node after it answered our claim: what it says is in force replaces everything we thought we had sent."""
     report = answer.report
-    fresh = replace(before, replicas={}, assignment=answer.assignment, accepted=report.accepted, may_run=None)
-    return reported_view(replace(fresh, next_generation=_next(report, answer.assignment)), report, now)
+    fresh = replace(
+        before,
+        replicas={},
+        assignment=answer.assignment,
+        accepted=report.accepted,
+        may_run=None,
+        last_shown=None,
+        next_generation=_next(report, answer.assignment),
+    )
+    return reported_view(fresh, report, now)
 
 
 def reported_view(before: NodeView, report: Report, now: Monotonic) -> NodeView:

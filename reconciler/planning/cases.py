@@ -34,6 +34,7 @@ class World:
     # Nodes that never told this leader what they run, with the replicas Consul shows there (None: not known):
     unheard: Mapping[str, frozenset[str] | None]  # those that are silent
     lost_unheard: Mapping[str, frozenset[str] | None]  # those that are lost
+    lost_shown: Mapping[str, frozenset[str]]  # what Consul shows there, or did when it missed them
     forgotten: tuple[str, ...]  # those that Consul may have forgotten when it lost its data: each may run anything
     forgetful: tuple[NodeView, ...]  # those that show replicas and do not remember who ordered them
     lost: tuple[str, ...]  # listed nodes that are lost
@@ -60,8 +61,7 @@ class World:
 
     def shown_on_lost(self, *names: str) -> str:
         """The lost node on which Consul shows a replica under one of these names; empty if there is none."""
-        shown = ((node, replicas) for node, replicas in self.lost_unheard.items() if replicas is not None)
-        return next((node for node, replicas in shown if not replicas.isdisjoint(names)), "")
+        return next((node for node, replicas in self.lost_shown.items() if not replicas.isdisjoint(names)), "")
 
     def presence(self, node: str) -> Presence:
         return self.fleet.sites[node].presence

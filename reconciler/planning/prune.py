@@ -68,7 +68,7 @@ def _on_lost(world: World) -> Iterator[tuple[str, str]]:
         for sighting in world.fleet.on(node):
             if sighting.entry is not None and sighting.instance not in wanted:
                 yield sighting.instance, node
-        for replica in world.lost_unheard.get(node) or ():
+        for replica in world.lost_shown.get(node, ()):
             if (instance := replica.partition(".")[0]) not in wanted:
                 yield instance, node
 

@@ -57,7 +57,7 @@ def first_name(world: World, spec: InstanceSpec, name: str, lost: Sighting | Non
     if lost is not None and lost.replica != name and lost.entry is not None and is_leased(spec, lost.entry):
         return lost.replica, lost.instance
     old = old_name(world, spec, name)
-    if lost is None and old and spec.policy.lease != "none" and world.may_have_run(old):
+    if lost is None and old and spec.policy.lease != "none" and world.shown_on_lost(old):
         return old, str(spec.moved_from)
     return name, spec.name
 

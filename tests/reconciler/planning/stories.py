@@ -278,7 +278,9 @@ class Story:
     def do_shows(self, rest: str) -> None:
         """Consul shows these replicas on a node that never answered."""
         name, *replicas = rest.split()
-        self._view(replace(self.observed.nodes[name], may_run=frozenset(replicas)))
+        view, shown = self.observed.nodes[name], frozenset(replicas)
+        lost = view.presence is Presence.LOST
+        self._view(replace(view, last_shown=shown) if lost else replace(view, may_run=shown))
 
     def do_return(self, rest: str) -> None:
         self._be(rest, Presence.ALIVE)
