@@ -133,8 +133,11 @@ class Fleet:
         self._changed("consul")
 
     def _consul_says(self, node: Followed, says: Says, detail: str) -> None:
-        before, node.catalog = node.catalog, node.catalog.turn(says, self._clock.now(), detail)
-        _ask_once_missed(node, before, node.catalog)
+        """Once Consul misses a node, whether it still answers us is asked at once, and not when the long poll has run out."""
+        missed = says is Says.DOWN and node.catalog.says is not Says.DOWN
+        node.catalog = node.catalog.turn(says, self._clock.now(), detail)
+        if missed and node.polling is not None and node.poll.says is Says.UP:
+            node.polling.cancel()
 
     async def _watch_joined(self) -> None:
         """Which nodes ever joined: their identity key stays when they go, and its session ends."""
@@ -144,15 +147,9 @@ class Fleet:
                 self._node(name, now).joined = True
             for name, node in self._nodes.items():
                 held = name in entries and bool(entries[name].session)
-                before, node.name = (
-                    node.name,
-                    node.name.turn(
-                        Says.UP if held else Says.DOWN,
-                        now,
-                        "" if held else "it does not hold its name in Consul any more",
-                    ),
+                node.name = node.name.turn(
+                    Says.UP if held else Says.DOWN, now, "" if held else "it does not hold its name in Consul any more"
                 )
-                _ask_once_missed(node, before, node.name)
             self._changed("consul")
 
     async def _watch_locks(self, session: str) -> None:
@@ -272,13 +269,6 @@ class Fleet:
     def _changed(self, reason: str) -> None:
         self.version += 1
         self._wake(reason)
-
-
-def _ask_once_missed(node: Followed, before: Witness, after: Witness) -> None:
-    """Once Consul misses a node, whether it still answers us is asked at once, and not when the long poll has run out."""
-    missed = after.says is Says.DOWN and before.says is not Says.DOWN
-    if missed and node.polling is not None and node.poll.says is Says.UP:
-        node.polling.cancel()
 
 
 def _holder(entry: KeyValue) -> str:
