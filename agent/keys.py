@@ -74,10 +74,14 @@ def replica_service_id(cluster: str, node: str, replica: str) -> str:
     return f"tdie/{cluster}/{node}/{replica}"
 
 
-def replicas_of(cluster: str, node: str, service_ids: Iterable[str]) -> frozenset[str]:
-    """The replicas of a node among these service ids."""
-    own = replica_service_id(cluster, node, "")
-    return frozenset(found.removeprefix(own) for found in service_ids if found.startswith(own))
+def replicas_by_node(cluster: str, service_ids: Iterable[str]) -> dict[str, set[str]]:
+    """The replicas among these service ids, by node."""
+    own, found = prefix(cluster), dict[str, set[str]]()
+    for each in service_ids:
+        node, is_replica, replica = each.removeprefix(own).partition("/")
+        if each.startswith(own) and is_replica:
+            found.setdefault(node, set()).add(replica)
+    return found
 
 
 def replica_check_id(cluster: str, node: str, replica: str) -> str:

@@ -179,6 +179,9 @@ class Loop:
     async def _cycles(self, sourced: Sourced, publisher: Publisher, topics: Topics, term: Term) -> None:
         while True:
             try:
+                if self.record.unsure:
+                    await self.record.in_force()
+                    sourced = await self._look()
                 settled = await self.cycle(sourced, publisher, topics, term)
                 await self._remember(sourced, settled.plan, term.session)
                 wait = self._until(settled)
@@ -271,11 +274,14 @@ class Loop:
         return await collect(self._edges.consul, self._cluster, self._edges.clock)
 
     async def restore(self, doc: Any, term: Term) -> Restored:
-        """The record is as in this backup; the term is over then, so that whoever leads next reads all of it anew."""
-        done = await restore(self._edges.consul, self._cluster, check(doc, self._cluster), term.session)
-        term.why = "a backup was restored"
-        term.ended.set()
-        return done
+        """The record is as in this backup; the term is over then, also when no answer said that it was written, so that whoever
+        leads next reads all of it anew."""
+        checked = check(doc, self._cluster)
+        try:
+            return await restore(self._edges.consul, self._cluster, checked, term.session)
+        finally:
+            term.why = "a backup was restored"
+            term.ended.set()
 
     def look(self) -> None:
         """Look at Git and fleet now."""

@@ -63,15 +63,20 @@ def rollback_routes(loop: Loop, clock: Clock) -> APIRouter:
         """Go back to this revision, or to the last good commit; the one in force is quarantined until a newer one comes."""
         term, sourced = now()
         way = await loop.rollbacks.way(sourced, body.to, body.seen)
-        await loop.rollbacks.go(way, sourced, term.session, who=body.who, why=body.why)
-        loop.look()
+        try:
+            await loop.rollbacks.go(way, sourced, term.session, who=body.who, why=body.why)
+        finally:
+            loop.look()
         return _ends(way)
 
     @router.delete("/rollback")
     async def cancel() -> dict[str, Any]:
         """The tip of the branch is in force again."""
-        back = await loop.rollbacks.cancel(must_lead(board).session)
-        loop.look()
+        session = must_lead(board).session
+        try:
+            back = await loop.rollbacks.cancel(session)
+        finally:
+            loop.look()
         return {"to": back.to, "quarantined": sorted(back.quarantined)}
 
     def _planned(way: Way) -> Plan:

@@ -34,10 +34,12 @@ class RecordStore:
         self._confirmed_lost = Confirmed()  # … as we know it
         self._one_at_a_time = asyncio.Lock()  # of those who write which commit is in force
         self.rollback: Rollback | None = None  # why an earlier commit is in force; known once `in_force` was asked
+        self.unsure = False  # no answer said whether the last write of it was done: `in_force` has to be asked again
 
     async def in_force(self) -> str | None:
         """The commit that was in force last, also under earlier leaders; `rollback` then says why, if it is not the tip."""
         known = await self._get("commit")
+        self.unsure = False
         if not known and self.rollback is not None:  # Consul has lost its data, and who led last knows better
             self._lost = True
             return self.rollback.to
@@ -82,8 +84,9 @@ class RecordStore:
         value: dict[str, Any] = {"commit": commit, "subject": subject[:200], "since": self._now()}
         if back is not None:
             value["rollback"] = back.text()
+        self.unsure = True
         await self._put("commit", value, session)
-        self._commit, self.rollback, self._lost = commit, back, False
+        self._commit, self.rollback, self._lost, self.unsure = commit, back, False, False
 
     async def load(self) -> Record:
         """What planning needs to know besides the fleet."""

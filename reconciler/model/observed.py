@@ -91,6 +91,11 @@ class NodeView:
     version: str = ""
 
     @property
+    def shown(self) -> frozenset[str]:
+        """The replicas that Consul shows on a node never heard of, or did when it missed it: those at least it may run."""
+        return (self.may_run if self.may_run is not None else self.last_shown) or frozenset()
+
+    @property
     def confirmed(self) -> bool:
         """Whether the node has said that it has what it was sent last."""
         held, accepted = self.assignment, self.accepted

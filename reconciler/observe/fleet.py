@@ -133,11 +133,8 @@ class Fleet:
         self._changed("consul")
 
     def _consul_says(self, node: Followed, says: Says, detail: str) -> None:
-        """Once Consul misses a node, whether it still answers us is asked at once, and not when the long poll has run out."""
-        missed = says is Says.DOWN and node.catalog.says is not Says.DOWN
-        node.catalog = node.catalog.turn(says, self._clock.now(), detail)
-        if missed and node.polling is not None and node.poll.says is Says.UP:
-            node.polling.cancel()
+        before, node.catalog = node.catalog, node.catalog.turn(says, self._clock.now(), detail)
+        node.ask_if_missed(before, node.catalog)
 
     async def _watch_joined(self) -> None:
         """Which nodes ever joined: their identity key stays when they go, and its session ends."""
@@ -147,9 +144,15 @@ class Fleet:
                 self._node(name, now).joined = True
             for name, node in self._nodes.items():
                 held = name in entries and bool(entries[name].session)
-                node.name = node.name.turn(
-                    Says.UP if held else Says.DOWN, now, "" if held else "it does not hold its name in Consul any more"
+                before, node.name = (
+                    node.name,
+                    node.name.turn(
+                        Says.UP if held else Says.DOWN,
+                        now,
+                        "" if held else "it does not hold its name in Consul any more",
+                    ),
                 )
+                node.ask_if_missed(before, node.name)
             self._changed("consul")
 
     async def _watch_locks(self, session: str) -> None:
@@ -181,19 +184,17 @@ class Fleet:
         """What runs on a node that is in the catalog but never answered us is shown there: the rest may start elsewhere."""
         while True:
             await asyncio.sleep(UNHEARD)
-            asked = {name: node for name, node in self._nodes.items() if node.unheard and not node.asked_for}
-            if not asked:
+            if not any(node.unread for node in self._nodes.values()):
                 continue
             try:
                 _, checks = await self._consul.watch_checks(self._cluster, 0, 0.0)
             except TdieError as error:
                 log.warning("cannot ask Consul what runs on nodes that do not answer", error=str(error))
                 continue
-            services = {check.service_id for check in checks}
-            for name, node in asked.items():
-                if node.unheard:
-                    found = keys.replicas_of(self._cluster, name, services)
-                    node.view = node.shows(frozenset(replica for replica in found if not is_by_hand(replica)))
+            found = keys.replicas_by_node(self._cluster, (check.service_id for check in checks))
+            for name, node in self._nodes.items():
+                if node.unread:
+                    node.read(frozenset(replica for replica in found.get(name, ()) if not is_by_hand(replica)))
                     self._changed("consul")
 
     # ------------------------------------------------------------------------------------------- for the loop

@@ -55,21 +55,23 @@ class Followed:
         return self.poll.says is Says.UP or self.view.assignment is not None or self.view.accepted is not None
 
     @property
-    def unheard(self) -> bool:
-        """It never told anybody here what it runs, and Consul shows that: all of it while it beats there, else what it was then."""
-        return not self.told and self.shown and self.catalog.says is not Says.UNKNOWN
+    def unread(self) -> bool:
+        """It never told anybody here what it runs, and Consul shows that (while it beats there all of it) and was not asked yet."""
+        known = {Says.UP: self.view.may_run, Says.DOWN: self.view.last_shown}
+        return not self.told and self.shown and known.get(self.catalog.says, frozenset()) is None
 
-    def shows(self, replicas: frozenset[str]) -> NodeView:
-        """The node's view with what Consul shows there."""
+    def ask_if_missed(self, before: Witness, after: Witness) -> None:
+        """Once Consul misses it, whether it still answers us is asked at once, and not when the long poll has run out."""
+        missed = after.says is Says.DOWN and before.says is not Says.DOWN
+        if missed and self.polling is not None and self.poll.says is Says.UP:
+            self.polling.cancel()
+
+    def read(self, replicas: frozenset[str]) -> None:
+        """Consul shows these replicas there."""
         if self.catalog.says is Says.UP:
-            return replace(self.view, may_run=replicas)
-        return replace(self.view, last_shown=replicas)
-
-    @property
-    def asked_for(self) -> bool:
-        """Whether what Consul shows there is known already."""
-        known = self.view.may_run if self.catalog.says is Says.UP else self.view.last_shown
-        return known is not None
+            self.view = replace(self.view, may_run=replicas)
+        else:
+            self.view = replace(self.view, last_shown=replicas)
 
 
 class Follower:
@@ -93,7 +95,7 @@ class Follower:
             except TdieError as error:
                 self._check_epoch(node, error)
                 if await self._answers(node, error):
-                    self._not_ours(node, error)
+                    self._unclaimed(node, error)
                 else:
                     self._silent(node, error)
             await asyncio.sleep(pause)
@@ -161,10 +163,10 @@ class Follower:
             return False
         return True
 
-    def _not_ours(self, node: Followed, error: TdieError) -> None:
-        detail = f"answers, but cannot be led: {error.code} {error.detail}"
+    def _unclaimed(self, node: Followed, error: TdieError) -> None:
+        detail = f"answers, but cannot be claimed: {error.code} {error.detail}"
         if node.poll.detail != detail:
-            log.warning("node cannot be led", node=node.view.name, error=str(error))
+            log.warning("node cannot be claimed", node=node.view.name, error=str(error))
         node.poll = node.poll.turn(Says.UNKNOWN, self._clock.now(), detail)
         self._changed("report")
 

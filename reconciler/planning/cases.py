@@ -31,10 +31,11 @@ class World:
     openings: Openings
     outlook: Outlook
     positions: dict[str, int]  # of instances in the order of waves
-    # Nodes that never told this leader what they run, with the replicas Consul shows there (None: not known):
-    unheard: Mapping[str, frozenset[str] | None]  # those that are silent
-    lost_unheard: Mapping[str, frozenset[str] | None]  # those that are lost
-    lost_shown: Mapping[str, frozenset[str]]  # what Consul shows there, or did when it missed them
+    # Nodes that never told this leader what they run:
+    unheard: Mapping[
+        str, frozenset[str] | None
+    ]  # those that are silent, with what Consul shows there (None: not known)
+    lost_unheard: Mapping[str, NodeView]  # those that are lost
     forgotten: tuple[str, ...]  # those that Consul may have forgotten when it lost its data: each may run anything
     forgetful: tuple[NodeView, ...]  # those that show replicas and do not remember who ordered them
     lost: tuple[str, ...]  # listed nodes that are lost
@@ -57,11 +58,12 @@ class World:
 
     def may_have_run(self, *names: str) -> bool:
         """Whether a lost node may have run a replica, under one of these names, although this leader was never told so."""
-        return any(shown is None or not shown.isdisjoint(names) for shown in self.lost_unheard.values())
+        lost = self.lost_unheard.values()
+        return any(view.may_run is None or not view.may_run.isdisjoint(names) for view in lost)
 
     def shown_on_lost(self, *names: str) -> str:
         """The lost node on which Consul shows a replica under one of these names; empty if there is none."""
-        return next((node for node, replicas in self.lost_shown.items() if not replicas.isdisjoint(names)), "")
+        return next((node for node, view in self.lost_unheard.items() if not view.shown.isdisjoint(names)), "")
 
     def presence(self, node: str) -> Presence:
         return self.fleet.sites[node].presence

@@ -90,7 +90,7 @@ class Fleet:
     sites: dict[str, Site] = field(default_factory=dict)  # in name order
     by_instance: dict[str, dict[str, tuple[Sighting, ...]]] = field(default_factory=dict)
     by_situation: dict[str, dict[str, Seen]] = field(default_factory=dict)  # where placed → instance
-    renaming: dict[str, Seen] = field(default_factory=dict)  # by old name
+    renaming: dict[str, Seen] = field(default_factory=dict)  # by the name under which they still run
     _by_node: dict[str, dict[str, Sighting]] = field(default_factory=dict)
     failing: dict[str, Mapping[str, str]] = field(default_factory=dict)  # node → digest it cannot install → why
     changed: set[str] = field(default_factory=set)  # nodes whose view is another one than last time
@@ -160,17 +160,13 @@ class Fleet:
     def _replace(self, old: Sighting | None, new: Sighting | None) -> None:
         if old is not None and old.placed:
             placed = self.by_situation[old.placed]
-            del placed[old.instance][old.node, old.replica]
-            if not placed[old.instance]:
-                del placed[old.instance]
-                if not placed:
-                    del self.by_situation[old.placed]
+            _forget(placed, old.instance, old)
+            if not placed:
+                del self.by_situation[old.placed]
         if new is not None and new.placed:
             self.by_situation.setdefault(new.placed, {}).setdefault(new.instance, {})[new.node, new.replica] = new
         if old is not None and old.old_name:
-            del self.renaming[old.old_name][old.node, old.replica]
-            if not self.renaming[old.old_name]:
-                del self.renaming[old.old_name]
+            _forget(self.renaming, old.old_name, old)
         if new is not None and new.old_name:
             self.renaming.setdefault(new.old_name, {})[new.node, new.replica] = new
         if old is not None:
@@ -188,6 +184,12 @@ class Fleet:
             replicas[new.replica] = tuple(sorted((*there, new), key=lambda s: s.node)) if there else (new,)
 
 
+def _forget(index: dict[str, Seen], key: str, sighting: Sighting) -> None:
+    del index[key][sighting.node, sighting.replica]
+    if not index[key]:
+        del index[key]
+
+
 def sightings(view: NodeView) -> Iterator[Sighting]:
     """Every replica a node was told to run, or still shows although it was told not to, or does not remember being told."""
     rows = view.replicas
@@ -195,9 +197,8 @@ def sightings(view: NodeView) -> Iterator[Sighting]:
     taken = {entry.replica for entry in entries}
     for entry in entries:
         old = rows.get(entry.renamed_from) if entry.renamed_from is not None else None
-        row = rows.get(entry.replica) or old
-        going = old is not None and old.replica not in taken and old.state is not ReplicaState.STOPPED
-        yield Sighting(view.name, entry.replica, entry.instance, entry, row, str(entry.renamed_from) if going else "")
+        going = "" if old is None or old.replica in taken or old.state is ReplicaState.STOPPED else old.replica
+        yield Sighting(view.name, entry.replica, entry.instance, entry, rows.get(entry.replica) or old, going)
     taken |= {entry.renamed_from for entry in entries if entry.renamed_from is not None}
     for name, row in rows.items():
         if name not in taken and row.state is not ReplicaState.STOPPED:

@@ -12,7 +12,7 @@ from reconciler.model.plan import Cause, HoldReason, Verdict
 from reconciler.planning.cases import Case, Step, World, make_change, policy_of
 from reconciler.planning.compare import astray
 from reconciler.planning.fleet import Sighting
-from reconciler.planning.starting import hold_silent
+from reconciler.planning.silence import hold_silent
 
 
 def see_to_it(world: World, spec: InstanceSpec, case: Case, name: str, home: Sighting) -> None:

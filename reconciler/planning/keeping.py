@@ -14,7 +14,8 @@ from reconciler.planning.fleet import Sighting, Site
 from reconciler.planning.homes import holds_lease, is_leased
 from reconciler.planning.in_flight import see_to_answer, see_to_it
 from reconciler.planning.place import Seats
-from reconciler.planning.starting import first_name, held_by_forgotten, held_by_unheard, hold_silent
+from reconciler.planning.silence import held_by_forgotten, held_by_unheard, hold_silent
+from reconciler.planning.starting import first_name
 from reconciler.planning.stay import barred, eligible, why_move
 
 

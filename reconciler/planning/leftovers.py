@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable
 
-from agent.wire import NOT_AGREED
 from reconciler.model.desired import InstanceSpec
 from reconciler.model.observed import Presence
 from reconciler.model.plan import Cause, Change, HoldReason, Verdict
@@ -101,7 +100,7 @@ def _keep_until_taken_over(world: World, step: Step, home: Sighting, other: Sigh
 def _stands_in_the_way(other: Sighting, home: Sighting) -> bool:
     """Whether the new one cannot have its lease as long as the old one, which has none yet, runs."""
     lease = home.row.lease if home.row is not None else None
-    return lease is not None and lease.code == NOT_AGREED and other.node in lease.holder.split(", ")
+    return lease is not None and other.node in lease.not_agreed
 
 
 def gate(case: Case) -> None:

@@ -107,7 +107,6 @@ def _world(desired: DesiredState, observed: ObservedState, record: Record, now: 
     ]
     lost = tuple(site.name for site, _ in listed if site.presence is Presence.LOST)
     untold = [(site, view) for site, view in listed if view.assignment is None and view.accepted is None]
-    lost_untold = [(site, view) for site, view in untold if site.presence is Presence.LOST]
     outlook = Outlook(memo.fleet, memo.rooms, memo.fleet.situation(desired.commit), cluster.sync.prune != "false")
     return World(
         desired=desired,
@@ -119,11 +118,7 @@ def _world(desired: DesiredState, observed: ObservedState, record: Record, now: 
         outlook=outlook,
         positions=memo.positions,
         unheard={site.name: view.may_run for site, view in untold if site.silent},
-        lost_unheard={site.name: view.may_run for site, view in lost_untold},
-        lost_shown={
-            site.name: view.last_shown or frozenset() if view.may_run is None else view.may_run
-            for site, view in lost_untold
-        },
+        lost_unheard={site.name: view for site, view in untold if site.presence is Presence.LOST},
         forgotten=tuple(s.name for s, _ in untold if record.rewound and s.presence in (Presence.ABSENT, Presence.LOST)),
         forgetful=tuple(view for _, view in listed if forgetful(view)),
         lost=lost,

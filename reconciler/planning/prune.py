@@ -56,7 +56,7 @@ def _beyond(world: World, steps: list[Step]) -> str:
     if protected:
         return f"{listed(protected)} {'is' if len(protected) == 1 else 'are'} protected"
     if (going := len(stopped) + len(later)) > most and world.desired.cluster.sync.prune != "all":
-        back = f" ({listed(sorted(later))} when {listed(sorted(set(later.values())))} returns)" if later else ""
+        back = f" ({listed(sorted(later))} on the return of {listed(sorted(set(later.values())))})" if later else ""
         return f"{going}/{counted(live, 'instance')} would be stopped{back}, limit={share}"
     return ""
 
@@ -68,7 +68,8 @@ def _on_lost(world: World) -> Iterator[tuple[str, str]]:
         for sighting in world.fleet.on(node):
             if sighting.entry is not None and sighting.instance not in wanted:
                 yield sighting.instance, node
-        for replica in world.lost_shown.get(node, ()):
+        view = world.lost_unheard.get(node)
+        for replica in () if view is None else view.shown:
             if (instance := replica.partition(".")[0]) not in wanted:
                 yield instance, node
 

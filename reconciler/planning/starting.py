@@ -8,10 +8,10 @@ from reconciler.model.observed import NodeView, Presence
 from reconciler.model.plan import Cause, HoldReason, Verdict
 from reconciler.planning.capacity import lacks
 from reconciler.planning.cases import Case, Step, World, make_change, make_order
-from reconciler.planning.explain import listed
 from reconciler.planning.fleet import Sighting
 from reconciler.planning.homes import is_leased, names_of, old_name, wanted_replicas
 from reconciler.planning.place import Seats, port_taken
+from reconciler.planning.silence import held_by_forgotten, held_by_unheard, hold_silent
 
 
 def start(
@@ -62,29 +62,14 @@ def first_name(world: World, spec: InstanceSpec, name: str, lost: Sighting | Non
     return name, spec.name
 
 
-def held_by_unheard(world: World, spec: InstanceSpec, step: Step) -> bool:
-    """Also what is lost or fenced where this leader heard of it may have been told to run on a node that did not answer yet."""
-    others = world.may_run(*names_of(world, spec, step.change.replica))
-    if others:
-        step.held(HoldReason.NODE_SILENT, f"{listed(others)} may run it already and did not answer yet", others)
-    return bool(others)
-
-
-def held_by_forgotten(world: World, step: Step) -> bool:
-    if world.forgotten:
-        detail = f"{listed(world.forgotten)} may run it and did not come back since Consul lost its data"
-        step.held(HoldReason.NODE_FORGOTTEN, f"{detail}: `tdie apply --confirm-lost` if gone for good", world.forgotten)
-    return bool(world.forgotten)
-
-
 def _held_by_rename(world: World, step: Step) -> bool:
     """What runs under this name is another instance's by now, and is renamed first: an agent ends what it finds under the name."""
-    for (node, _), sighting in sorted(world.fleet.renaming.get(step.change.replica, {}).items()):
-        if world.presence(node) is not Presence.LOST:
-            step.held(
-                HoldReason.IN_FLIGHT, f"{sighting.old_name} on {node} is renamed to {sighting.replica} first", (node,)
-            )
-    return step.hold is not None
+    renaming = world.fleet.renaming.get(step.change.replica, {}).values()
+    there = {s.node: s.replica for s in renaming if world.presence(s.node) is not Presence.LOST}
+    for node in sorted(there):
+        detail = f"{step.change.replica} on {node} is renamed to {there[node]} first"
+        step.held(HoldReason.IN_FLIGHT, detail, tuple(sorted(there)))
+    return bool(there)
 
 
 def _held_by_mass_failure(world: World, spec: InstanceSpec, step: Step, lost: Sighting | None) -> bool:
@@ -137,8 +122,3 @@ def _why_start(world: World, spec: InstanceSpec, name: str, node: str, lost: Sig
         if len(names) < total:
             return Cause.COMMIT, f"scaled {len(names)} → {total}"
     return Cause.COMMIT, "" if names else "new"
-
-
-def hold_silent(world: World, step: Step, nodes: tuple[str, ...]) -> None:
-    detail = world.view(nodes[0]).detail
-    step.held(HoldReason.NODE_SILENT, f"{listed(nodes)} does not answer" + (f": {detail}" if detail else ""), nodes)

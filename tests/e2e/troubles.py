@@ -136,9 +136,9 @@ class Far(Watched):
         leads = clock() - back
         until(self.well, "all is well again", seen=self.seen, within=120)
         after = self.rig.plain()
-        assert {one: row for one, row in after.items() if one != victim} == {
-            one: row for one, row in before.items() if one != victim
-        }, "nobody without a lease was touched"
+        touched = {one: (row, after.get(one)) for one, row in before.items() if one != victim and after.get(one) != row}
+        assert touched == {}, f"without a lease, and touched all the same: {touched}\n{self.seen()}"
+        assert after.keys() == before.keys(), f"{sorted(before)}, then {sorted(after)}"
         assert after[victim][2] == before[victim][2] + 1, (
             f"{victim}: {before[victim]}, then {after[victim]}\n{self.seen()}"
         )

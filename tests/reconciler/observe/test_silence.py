@@ -60,7 +60,18 @@ def test_a_check_that_passes_for_ever_hides_no_loss() -> None:
     assert 15.0 + LOST_AFTER < of_one_node(story) < 2 * 15.0 + LOST_AFTER + 2.0  # its session, and then as always
 
 
-def test_who_answers_that_it_cannot_be_led_is_not_lost() -> None:
+def test_who_stands_still_is_asked_as_soon_as_its_name_is_free() -> None:
+    """Its check passes for ever, and its machine acknowledges what is sent."""
+
+    async def story(world: World, seen: Callable[[], NodeView]) -> float:
+        world.store.checks[keys.agent_check_id(CLUSTER, "a")].expires = None
+        world.pause_agent("a", True)
+        return await world.until(lambda: seen().presence is Presence.LOST, 200.0)
+
+    assert of_one_node(story) < 2 * 15.0 + 10.0 + LOST_AFTER + 2.0  # its session, our question, and then as always
+
+
+def test_who_answers_that_it_cannot_be_claimed_is_not_lost() -> None:
     """Its agent lost its ledger and has no way to Consul: it follows nobody, and what runs there goes on."""
 
     async def story(world: World, seen: Callable[[], NodeView]) -> NodeView:
@@ -73,7 +84,7 @@ def test_who_answers_that_it_cannot_be_led_is_not_lost() -> None:
 
     view = of_one_node(story)
     assert view.presence is Presence.JOINING
-    assert view.detail.startswith("answers, but cannot be led: EPOCH_UNKNOWN")
+    assert view.detail.startswith("answers, but cannot be claimed: EPOCH_UNKNOWN")
 
 
 def test_consul_shows_nothing_of_a_node_before_it_says_that_it_shows_all() -> None:
