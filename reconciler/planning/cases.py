@@ -97,12 +97,15 @@ class Step:
     dead: bool = False  # what would be taken away does not work anyway
     forced: bool = False  # a deadline has passed: availability does not hold it back
     rebalances: bool = False  # only makes the fleet more even
+    hands_over: bool = False  # a copy that works ends for one that waits for that
     adopts: bool = False  # runs there already, or ran, on a node that does not remember who ordered it
 
     @property
     def takes_away(self) -> bool:
         """Whether the update policy limits how many of these go at once."""
         verdict = self.change.verdict
+        if self.hands_over:
+            return True
         if verdict is Verdict.MOVE:
             return self.puts is not None and not self.forced
         return verdict in (Verdict.REPLACE, Verdict.RECONFIGURE) and not self.in_flight

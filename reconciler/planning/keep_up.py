@@ -40,7 +40,9 @@ def spare(world: World, case: Case) -> None:
     waiting = canaries_first(world, case, waiting)
     most = max(1, spec.update.max_parallel.of(len(case.standings) + case.missing))
     under_way = len(away)
-    down = under_way + sum(1 for s in case.standings if not s.healthy and (not s.new or s.replica in going))
+    elsewhere = {step.change.replica for step in waiting if step.hands_over}  # a copy of it works still
+    gone = [s for s in case.standings if not s.healthy and s.replica not in elsewhere]
+    down = under_way + sum(1 for s in gone if not s.new or s.replica in going)
     down += sum(_was_there(world, step) for step in case.steps)
     picked = 0
     for step in sorted(waiting, key=lambda step: not step.dead):

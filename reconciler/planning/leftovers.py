@@ -85,16 +85,16 @@ def _keep_until_taken_over(world: World, step: Step, home: Sighting, other: Sigh
     if step.hold is not None or world.fleet.sites[other.node].overdue(world.now):
         return
     silent, where = world.fleet.sites[home.node].silent, (home.replica, home.node)
-    if other.entry is not None and other.entry.policy.lease != "none":
-        if not world.view(home.node).confirmed:
-            step.held(
-                HoldReason.TARGET_STARTING, f"{home.node} has not said yet that it takes {home.replica} over", where
-            )
+    leased = other.entry is not None and other.entry.policy.lease != "none"
+    if leased and not world.view(home.node).confirmed:
+        step.held(HoldReason.TARGET_STARTING, f"{home.node} has not said yet that it takes {home.replica} over", where)
     elif other.healthy and silent:
         step.held(HoldReason.TARGET_STARTING, f"{home.replica} runs on {home.node}, which does not answer", where)
-    elif other.healthy and not home.healthy and not _stands_in_the_way(other, home):
+    elif other.healthy and not home.healthy and not leased and not _stands_in_the_way(other, home):
         error = f": {home.row.last_error}" if home.row is not None and home.row.last_error else ""
         step.held(HoldReason.TARGET_STARTING, f"{home.replica} is not healthy on {home.node} yet{error}", where)
+    else:
+        step.hands_over = other.healthy and not home.healthy
 
 
 def _stands_in_the_way(other: Sighting, home: Sighting) -> bool:
