@@ -19,9 +19,11 @@ from agent.errors import Invalid, Refused, TdieError
 from agent.keeper.address import unix_address
 from agent.sdk.extension import Deliver, describe
 from agent.sdk.message import Message
+from agent.tasks import end_all
 
 WINDOW_COUNT, WINDOW_BYTES = 1000, 4 << 20  # published and not accepted yet; more waits
 PREFETCH = 16  # messages on their way to a component that works on one
+WORKERS_END_WITHIN = 2.0  # seconds
 WORKED = 1000  # ids of messages that were worked on
 _PAUSES = (0.05, 2.0)  # seconds between tries to connect: first, longest
 log = logging.getLogger("bus")
@@ -171,9 +173,8 @@ async def _consume(line: Line, rest: list[Frame], deliver: Deliver, worked: _Wor
         await asyncio.gather(*workers)  # what is being worked on is finished
         raise
     finally:
-        for worker in workers:
-            worker.cancel()
-        await asyncio.gather(*workers, return_exceptions=True)
+        if left := await end_all(workers, WORKERS_END_WITHIN):
+            log.warning("%d message(s) are given back, but what works on them does not end when cancelled", len(left))
 
 
 async def _work(line: Line, waiting: asyncio.Queue[Frame | None], deliver: Deliver, worked: _Worked) -> None:

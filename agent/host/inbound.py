@@ -13,9 +13,11 @@ from agent.host.loading import CannotLoad
 from agent.keeper.protocol import HostOrder
 from agent.sdk.extension import Component, Deliver, MessagePublisher, describe
 from agent.sdk.message import Message, Subscription, correlation
+from agent.tasks import end_all
 
 FINISHED_WITHIN = 5.0  # seconds a message that is being worked on has when its component is to stop
 ACKNOWLEDGED_WITHIN = 0.2
+ENDED_WITHIN = 2.0  # seconds what delivers has when it is cancelled
 
 FromBus = Callable[[HostOrder, Deliver, int], Awaitable[None]]
 """Delivers from the node's bus what an order subscribes to, so many messages at once, until cancelled."""
@@ -73,9 +75,7 @@ class Inbound:
             self._component.log.warning(text, len(self._busy), FINISHED_WITHIN)
         if busy and self._tasks:
             await asyncio.wait(self._tasks, timeout=ACKNOWLEDGED_WITHIN)
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await end_all(self._tasks, ENDED_WITHIN)  # who does not end is told of when the one it belongs to is closed
         self._tasks = ()
 
     async def _deliver(self, message: Message) -> None:

@@ -16,6 +16,7 @@ from agent.sdk.extension import Binding, Component, Deliver, Extension, MessageP
 from agent.sdk.lease import LeaseToken
 from agent.sdk.message import Message, Subscription, correlation
 from agent.sdk.settings import PublisherSettings, Settings
+from agent.tasks import end_all
 
 TASKS_END_WITHIN = 5.0
 
@@ -175,12 +176,8 @@ async def _stop(member: Extension) -> None:
 
 async def _end_tasks(member: Extension) -> None:
     tasks = [task for task in member._binding.tasks if task is not asyncio.current_task()]
-    for task in tasks:
-        task.cancel()
-    if tasks:
-        _, left = await asyncio.wait(tasks, timeout=TASKS_END_WITHIN)
-        for task in left:
-            member.log.warning("%s does not end when cancelled", task.get_name())
+    for task in await end_all(tasks, TASKS_END_WITHIN):
+        member.log.warning("%s does not end when cancelled", task.get_name())
 
 
 def make(

@@ -10,6 +10,8 @@ from typing import Any
 
 import nats
 import pytest
+from nats.aio.msg import Msg
+from nats.js import JetStreamContext
 
 from agent.components import folder
 from agent.errors import Refused, Waiting
@@ -84,6 +86,31 @@ async def test_a_refused_message_comes_again(stream: bool, server: Server) -> No
         await publisher.publish(Message("x", "T"))
         await until(lambda: taken)
         assert [message.content for message in taken] == ["x"]
+
+
+async def test_a_cancellation_that_the_library_loses_ends_it_too(
+    server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fetching, fetches, lost = JetStreamContext.PullSubscription.fetch, [], asyncio.Event()
+
+    async def loses(self: JetStreamContext.PullSubscription, *given: Any, **more: Any) -> list[Msg]:
+        """What `asyncio.wait_for` does on Python 3.11 when a message comes in the moment it is cancelled."""
+        waiting = asyncio.ensure_future(fetching(self, *given, **more))
+        fetches.append(waiting)
+        try:
+            return await asyncio.shield(waiting)
+        except asyncio.CancelledError:
+            lost.set()
+            return await waiting
+
+    monkeypatch.setattr(JetStreamContext.PullSubscription, "fetch", loses)
+    async with to(server, jetStream=True) as publisher:
+        async with receiving(publisher, Subscription("orders")) as taken:
+            await publisher.publish(Message("x"))
+            await until(lambda: taken and not fetches[-1].done())
+            asyncio.get_running_loop().call_later(0.5, lambda: asyncio.ensure_future(publisher.publish(Message("y"))))
+        assert lost.is_set()
+        await until(lambda: len(taken) == 2)
 
 
 async def test_messages_survive_a_restart_of_the_server(server: Server) -> None:

@@ -12,11 +12,13 @@ from typing import Any
 import pytest
 
 from agent.errors import TdieError, Waiting
+from agent.host import inbound, members
 from agent.host.host import Host
 from agent.host.states import HostState
 from agent.keeper import codec
 from agent.keeper.protocol import Code, HostOrder
 from agent.sdk import Message
+from agent.tasks import end_all
 
 _NUMBERS = count()
 SOURCE = """
@@ -48,6 +50,19 @@ class Broker(MessagePublisher):
     async def subscribe(self, subscription, deliver):
         self.asked[subscription.topic, subscription.type] = deliver
         await asyncio.Event().wait()
+
+class Loses(Broker):
+    async def subscribe(self, subscription, deliver):
+        for _ in range(self.losses):
+            try:
+                await super().subscribe(subscription, deliver)
+            except asyncio.CancelledError:
+                pass  # as asyncio.wait_for does when its result comes at the same moment
+        await super().subscribe(subscription, deliver)
+
+class LosesOne(Loses): losses = 1
+
+class LosesAll(Loses): losses = 7
 
 class OneWay(MessagePublisher):
     async def start(self): ...
@@ -145,6 +160,23 @@ async def test_a_stop_waits_for_the_message_being_worked_on_and_takes_no_other(m
         await late
     await stopping
     assert component.got == ["1", "done 1", "stop"]
+
+
+@pytest.mark.parametrize("publisher", ["LosesOne", "LosesAll"])
+async def test_a_transport_that_does_not_hear_that_it_ends_holds_nobody_up(
+    module: tuple[Path, str], publisher: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(inbound, "ENDED_WITHIN", 0.1)
+    monkeypatch.setattr(members, "TASKS_END_WITHIN", 0.1)
+    host = _host(module, publisher=publisher)
+    await host.start()
+    await _asked(host)
+    async with asyncio.timeout(5):
+        await host.destroy()
+    assert host.state is HostState.DESTROYED
+    assert ("subscribe does not end when cancelled" in caplog.text) == (publisher == "LosesAll")
+    for _ in range(4):  # a test leaves no task behind
+        await end_all(asyncio.all_tasks() - {asyncio.current_task()}, 0.1)
 
 
 async def test_what_is_published_meanwhile_carries_the_correlation_id(module: tuple[Path, str]) -> None:

@@ -185,7 +185,7 @@ class Nats(MessagePublisher):
         """JetStream keeps each message until it is acknowledged, whatever happens to this process or to the server."""
         source: JetStreamContext.PullSubscription | None = None
         unkept = pauses(0.1, 5.0)
-        while True:
+        while not _cancelled():
             await self._up.wait()
             try:
                 if source is None:
@@ -199,6 +199,7 @@ class Nats(MessagePublisher):
                 source = None
                 self._log.warning("receiving from %s broke off, trying again: %s", wanted.topic, _text(error))
                 await asyncio.sleep(next(unkept))
+        raise asyncio.CancelledError
 
     async def _source(self, wanted: Subscription) -> JetStreamContext.PullSubscription:
         await self._ensure_streams(wanted.topic)
@@ -235,6 +236,12 @@ async def _keep_alive(found: Msg) -> None:
     while True:
         await asyncio.sleep(ACKNOWLEDGE / 3)
         await found.in_progress()
+
+
+def _cancelled() -> bool:
+    """This task was cancelled, also if nats-py lost that: it waits with `asyncio.wait_for` (CPython issue 86296)."""
+    task = asyncio.current_task()
+    return task is not None and task.cancelling() > 0
 
 
 async def _until_taken(message: Message, deliver: Deliver) -> None:
