@@ -41,6 +41,7 @@ class Sessions:
         self._path, self._bus, self._host_of = path, bus, host_of
         self._open: set[asyncio.Task[None]] = set()
         self._known: dict[Line, tuple[int, HostOrder]] = {}  # who was let in as what
+        self._ended = False
 
     async def run(self) -> None:
         """Serve for ever, once the bus is ready."""
@@ -58,6 +59,7 @@ class Sessions:
                     await asyncio.sleep(_LOOK)
                     self._send_away()
         finally:
+            self._ended = True
             for task in self._open:
                 task.cancel()
             await asyncio.gather(*self._open, return_exceptions=True)
@@ -70,12 +72,21 @@ class Sessions:
                 line.close()
 
     def _connected(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        task = asyncio.create_task(self._serve(reader, writer), name="bus session")
-        self._open.add(task)
-        task.add_done_callback(self._open.discard)
-
-    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        if self._ended:  # it was accepted in the moment of the end
+            writer.close()
+            return
         line = Line(reader, writer)
+        task = asyncio.create_task(self._serve(line, writer), name="bus session")
+        self._open.add(task)
+
+        def over(task: asyncio.Task[None]) -> None:
+            """Here, because a task that is cancelled before its first step closes nothing itself."""
+            self._open.discard(task)
+            line.close()
+
+        task.add_done_callback(over)
+
+    async def _serve(self, line: Line, writer: asyncio.StreamWriter) -> None:
         try:
             pid = _peer(writer)
             host, take, rest = await self._hello(line, pid)
@@ -87,7 +98,6 @@ class Sessions:
             log.debug("a host is gone", error=str(error))
         finally:
             self._known.pop(line, None)
-            line.close()
 
     async def _hello(self, line: Line, pid: int) -> tuple[HostOrder, int, list[Frame]]:
         async with asyncio.timeout(HELLO_WITHIN):

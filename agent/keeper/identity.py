@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 # everything a keeper, its zygote and the hosts forked from that import before anybody's package
-PARTS = ("__init__.py", "errors.py", "bus", "host", "keeper", "sdk", "zygote")
+PARTS = ("__init__.py", "errors.py", "bus", "host", "keeper", "sdk", "tasks.py", "zygote")
 
 
 def code_identity() -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import json
 import os
 import stat
@@ -146,6 +147,18 @@ async def test_publishing_waits_for_an_agent_that_is_away_and_loses_nothing(tmp_
         async with bus(tmp_path):
             await waiting
             await until(lambda: {m.id for m in got} == {m.id for m in sent})
+
+
+async def test_a_host_that_comes_in_the_moment_of_the_end_is_sent_away(tmp_path: Path) -> None:
+    for turns in range(10):
+        async with bus(tmp_path):
+            with unix_address(tmp_path / "bus.sock") as address:
+                line = Line(*await asyncio.open_unix_connection(address))
+            for _ in range(turns):
+                await asyncio.sleep(0)
+        await _ended(line)
+        line.close()
+        gc.collect()  # a connection that nobody closed would complain
 
 
 async def test_an_error_has_it_tried_again(tmp_path: Path) -> None:
