@@ -3,63 +3,22 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import structlog
 
 from agent.consul.protocol import KeyValue
 from agent.errors import TdieError
+from agent.leases.acquiring import AGAIN, Acquiring, Elsewhere, Held, Hindrance, sight_of
 from agent.leases.agreement import Agreement
-from agent.leases.failsafe import PROMISED, lacking, may_acquire
 from agent.leases.key import LeaseKey
-from agent.leases.session import Session
-from agent.leases.values import (
-    EPOCH_LOST,
-    EXPIRED,
-    REVOKED,
-    TAMPERED,
-    UNAVAILABLE,
-    WAITING_LEASE,
-    WAITING_LOCK_DELAY,
-    Token,
-    is_clean,
-    next_token,
-    read_record,
-    wait_after,
-)
+from agent.leases.values import EPOCH_LOST, EXPIRED, REVOKED, TAMPERED, UNAVAILABLE, Token, read_record
 from agent.leases.world import World
-from agent.wire import KEPT_BY_AGREEMENT, NOT_AGREED, NOT_ELIGIBLE, LeaseStatus
+from agent.wire import KEPT_BY_AGREEMENT, LeaseStatus
 
 log = structlog.get_logger("leases")
 
-AGAIN = 1.0  # seconds between looks at what stands in the way
 PRESS = 0.5  # … between words to a keeper that has not ended a host yet
-
-
-@dataclass(frozen=True, slots=True)
-class Lock:
-    """The lock as this life took it: since when it was free before, and when something may start under it."""
-
-    index: int
-    ready_at: float
-    taken: bool  # by us, a moment before; else it was found to be ours, from whenever
-    blank: bool  # nothing tells who may run it by agreement
-
-
-@dataclass(frozen=True, slots=True)
-class Held:
-    index: int  # LockIndex of the acquisition
-    token: Token
-    generation: int  # of the session
-    renewal: int  # at which it was last seen to be ours
-    lapses: int  # … and how many lapses there had been
-    breaks: int  # … and how many breaks
-
-
-def _now(session: Session) -> tuple[int, int, int, int]:
-    """What a lease that is held from now on has seen of its session."""
-    return (session.generation, session.renewals, session.lapses, session.breaks)
 
 
 class Tender:
@@ -70,18 +29,10 @@ class Tender:
         self._key = LeaseKey(replica, world)
         self._left_over = left_over  # our session holds the lock since an earlier life
         self._held: Held | None = None
-        self._lock: Lock | None = None
-        self._tried: tuple[KeyValue | None, bool, float] | None = None  # what we took the lock of, when no answer came
-        self._try_at = 0.0  # it was refused, and is not tried again before
-        self._sight: tuple[int, int] | None = None  # the lock as we first saw it free …
-        self._free_since = 0.0  # … and when
-        # Who may take the lock by what was read there last, perhaps before Consul was wiped.
-        self._eligible: Mapping[str, str] = {}
         self._lost = ""
         self._agreement = Agreement(replica, world)
         self._agreed = False  # as it was told
-        self._trying = False  # Consul is being asked for the lock
-        self._acquiring = False  # the lock is ours, and a token may come at any moment
+        self._acquiring = Acquiring(replica, world, self._key, self._agreement)
         self._status = LeaseStatus(state="waiting", code=UNAVAILABLE)
         self.moved = asyncio.Event()
 
@@ -106,12 +57,12 @@ class Tender:
 
         A lease or lock that ran out is none until Consul says that it is still ours, and then a promise counts first.
         """
-        return self._acquiring or self.token is not None
+        return self._acquiring.near or self.token is not None
 
     @property
     def trying(self) -> bool:
         """Whether it is not known yet who gets the lock."""
-        return self._trying
+        return self._acquiring.trying
 
     def status(self) -> LeaseStatus:
         """For the report: nothing in it changes by itself while all is well."""
@@ -152,40 +103,27 @@ class Tender:
 
     def _concerned(self) -> bool:
         world = self._world
-        holds = self._held is not None or self._lock is not None or self._left_over
+        holds = self._held is not None or self._acquiring.locked or self._left_over
         return holds or world.wanted(self._replica) or world.runs_leased(self._replica)
 
     # ------------------------------------------------------------------------------------------- getting it
 
     async def _get(self) -> None:
         """One step nearer to the lease, or a wait for what stands in the way."""
-        world, session = self._world, self._world.session
-        if not session.usable:
-            self._acquiring = False  # if the lock is ours in the end, what was promised in the meantime counts first
-            await self._say_and_wait(LeaseStatus(state="waiting", code=UNAVAILABLE), AGAIN)
-            return
-        if (early := self._try_at - world.clock.now()) > 0:  # whatever has moved here
-            await self._wait(early)
-            return
-        entry = await self._key.read()
-        seen = world.clock.now()
-        if (record := read_record(entry)) is not None:
-            self._eligible = {} if is_clean(entry) else record.eligible
-        if entry is not None and entry.session and entry.session != session.id:
-            self._lock = self._sight = self._tried = None
-            self._acquiring = False
-            await self._watch(entry)
-        elif entry is not None and entry.session == session.id:
-            await self._get_ready(entry, seen)
-        else:
-            self._lock = None
-            await self._take(entry, seen)
+        match await self._acquiring.step():
+            case Held() as held:
+                self._hold(held)
+            case Elsewhere(entry, status):
+                self._say(status)
+                await self._watch(entry)
+            case Hindrance(status, seconds):
+                if status is not None:
+                    self._say(status)
+                if seconds is not None:
+                    await self._wait(seconds)
 
     async def _watch(self, entry: KeyValue) -> None:
         """Somebody else has it: wait until that changes."""
-        record = read_record(entry)
-        holder = record.node if record is not None and record.session == entry.session else ""
-        self._say(LeaseStatus(state="waiting", code=WAITING_LEASE, holder=holder))
         watch = asyncio.ensure_future(self._key.moved(entry))
         moved = asyncio.ensure_future(self._wanted_no_more())
         try:
@@ -201,104 +139,6 @@ class Tender:
         while self._world.wanted(self._replica) and self._world.session.usable:
             self.moved.clear()
             await self.moved.wait()
-
-    async def _take(self, entry: KeyValue | None, seen: float) -> None:
-        """It is free: take it. That no answer names a holder and it is refused all the same is Consul's lock-delay, no error."""
-        world, session = self._world, self._world.session
-        self._note_free(entry, seen)
-        figures = session.figures
-        ready_at = self._free_since + wait_after(entry, figures)
-        if seen < session.barrier:
-            await self._say_and_wait(
-                LeaseStatus(state="waiting", code=EPOCH_LOST, until=session.barrier), session.barrier - seen
-            )
-            return
-        before, clean = read_record(entry), is_clean(entry)
-        self._acquiring = False
-        if not may_acquire(self._eligible, world.node):
-            others = ", ".join(sorted(self._eligible))
-            await self._say_and_wait(LeaseStatus(state="waiting", code=NOT_ELIGIBLE, holder=others), AGAIN)
-            return
-        if seen < (until := world.promises.book.until(self._replica)):
-            await self._say_and_wait(LeaseStatus(state="waiting", code=PROMISED, until=until), until - seen)
-            return
-        index = (entry.lock_index if entry else 0) + 1
-        token = before.token if before else Token()
-        self._tried, self._trying = (entry, clean, ready_at), True
-        try:
-            taken = await self._key.acquire(index, token, self._eligible)
-        finally:
-            self._trying = False
-        if not taken:
-            self._tried = None
-            self._try_at = world.clock.now() + AGAIN * world.uniform(0.8, 1.2)
-            self._say(LeaseStatus(state="waiting", code=WAITING_LOCK_DELAY, until=ready_at))
-
-    async def _get_ready(self, entry: KeyValue, seen: float) -> None:
-        """The lock is ours: wait until its last holder is surely dead, then write the token that a process gets."""
-        world, session = self._world, self._world.session
-        self._acquiring = True
-        if self._lock is None or self._lock.index != entry.lock_index:
-            self._lock = self._new_lock(entry, seen)
-        until = max(self._lock.ready_at, world.promises.book.until(self._replica))
-        if seen < until:
-            await self._say_and_wait(LeaseStatus(state="waiting", code=WAITING_LOCK_DELAY, until=until), until - seen)
-            return
-        epoch = await self._key.epoch()
-        # Wiped, and no leader has made a new one, or only one that has not heard yet how far we were: a token could be lower than
-        # one that was given.
-        if epoch is None or int(epoch.value) < world.epoch():
-            await self._say_and_wait(LeaseStatus(state="waiting", code=EPOCH_LOST), AGAIN)
-            return
-        session.saw_epoch(epoch)
-        if not self._lock.taken:  # written anew, it has a place in Consul's log that is later than that of any token
-            before = read_record(entry)
-            token, eligible = (before.token, before.eligible) if before else (Token(), {})
-            if await self._key.acquire(entry.lock_index, token, eligible):
-                self._lock = replace(self._lock, taken=True)
-            return
-        if self._lock.blank and world.failsafe(self._replica) and not await self._all_agree():
-            return
-        token = next_token(self._last_token(entry), int(epoch.value), entry)
-        seen_at = _now(session)
-        members = await world.members() if world.failsafe(self._replica) else {}
-        if await self._key.acquire(entry.lock_index, token, members):
-            await self._agreement.written(token, members)
-            self._hold(Held(entry.lock_index, token, *seen_at))
-        self._lock = None
-
-    async def _all_agree(self) -> bool:
-        """Nobody knows who ran it last (Consul lost it, or somebody wrote over it): who may run on by agreement has the word of all
-        whom it asks, so one of those that are well knows."""
-        missing = lacking(await self._agreement.ask(await self._world.passing()))
-        if missing:
-            status = LeaseStatus(state="waiting", code=NOT_AGREED, holder=", ".join(missing))
-            await self._say_and_wait(status, AGAIN)
-        return not missing
-
-    def _last_token(self, entry: KeyValue) -> Token:
-        """The highest that is known here: by the key, or of the last process of this replica, which a Consul that lost its data
-        knows nothing of."""
-        record, row = read_record(entry), self._world.row(self._replica)
-        lease = row.order.lease if row is not None else None
-        ours = Token() if lease is None else Token(lease.epoch, lease.index)
-        return ours if record is None else max(record.token, ours)
-
-    def _new_lock(self, entry: KeyValue, seen: float) -> Lock:
-        """What we took a moment ago, or something of ours that we cannot account for: the latter waits as if just freed."""
-        tried, self._tried = self._tried, None
-        if tried is not None:
-            before, clean, ready_at = tried
-            if entry.lock_index == (before.lock_index if before else 0) + 1:
-                blank = not (clean or self._eligible)
-                return Lock(entry.lock_index, seen if clean else ready_at, taken=True, blank=blank)
-        ready_at = seen + wait_after(entry, self._world.session.figures)
-        return Lock(entry.lock_index, ready_at, taken=False, blank=not self._eligible)
-
-    def _note_free(self, entry: KeyValue | None, seen: float) -> None:
-        sight = (entry.lock_index, entry.modify_index) if entry else (0, 0)
-        if sight != self._sight:
-            self._sight, self._free_since = sight, seen
 
     # ------------------------------------------------------------------------------------------- taking it up again
 
@@ -322,7 +162,7 @@ class Tender:
         record, token = read_record(entry), Token(row.order.lease.epoch, row.order.lease.index)
         if entry is not None and entry.session == session.id:
             if record is not None and (record.token, record.lock_index) == (token, entry.lock_index):
-                self._hold(Held(entry.lock_index, token, *_now(session)))
+                self._hold(Held(entry.lock_index, token, *sight_of(session)))
             else:
                 await self._end(TAMPERED)
         elif session.cause == EPOCH_LOST and (entry is None or not entry.session):
@@ -413,7 +253,8 @@ class Tender:
     async def _release(self, held: Held, *, clean: bool) -> None:
         await self._key.release(held.index, held.token, self._agreement.members, clean=clean)
         log.info("lease given back", replica=self._replica, clean=clean)
-        self._held, self._left_over, self._acquiring = None, False, False
+        self._held, self._left_over = None, False
+        self._acquiring.over()
         self._world.changed(self._replica)
         await self._agreement.over()
 
@@ -426,7 +267,8 @@ class Tender:
                 record = read_record(entry)
                 token, eligible = (record.token, record.eligible) if record else (Token(), {})
                 await self._key.release(entry.lock_index, token, eligible)
-        self._lock, self._left_over, self._acquiring = None, False, False
+        self._left_over = False
+        self._acquiring.over()
 
     async def release(self) -> None:
         """The lease is given back if it is held: for an agent that has stopped everything."""
@@ -438,7 +280,8 @@ class Tender:
     async def _end(self, code: str) -> None:
         """The lease is lost: what runs under it ends, whatever it takes."""
         world = self._world
-        self._held, self._lock, self._lost, self._acquiring = None, None, code, False
+        self._held, self._lost = None, code
+        self._acquiring.over()
         log.warning("lease lost", replica=self._replica, code=code)
         world.changed(self._replica)
         while world.runs_leased(self._replica):
@@ -454,8 +297,8 @@ class Tender:
     # ------------------------------------------------------------------------------------------- what is said, and waits
 
     def _hold(self, held: Held) -> None:
-        self._held, self._lost, self._lock, self._sight = held, "", None, None
-        self._acquiring = False
+        self._held, self._lost = held, ""
+        self._acquiring.over()
         log.info("lease held", replica=self._replica, number=str(held.token))
         self._world.changed(self._replica)
 

@@ -25,12 +25,13 @@ from agent.errors import TdieError
 from agent.keeper.fence import Due
 from agent.keeper.protocol import HostRow
 from agent.leadership import Leadership as Obeyed
-from agent.leases import agreement, tender
+from agent.leases import acquiring, agreement
+from agent.leases.acquiring import Held
 from agent.leases.agreement import Agreement
 from agent.leases.failsafe import Answer, Book, verdict
 from agent.leases.leases import Leases
 from agent.leases.session import Session
-from agent.leases.tender import Held, Tender
+from agent.leases.tender import Tender
 from agent.leases.values import Token
 from agent.node import Agent
 from agent.packages import retention
@@ -178,13 +179,13 @@ def what_is_not_wanted_does_not_run(patch: Patch) -> None:
 @breaking("tokens only grow")
 def tokens_count_locks(patch: Patch) -> None:
     """A token says how often the lock was taken, and nothing else."""
-    patch.setattr(tender, "next_token", lambda _before, epoch, entry: Token(epoch, entry.lock_index))
+    patch.setattr(acquiring, "next_token", lambda _before, epoch, entry: Token(epoch, entry.lock_index))
 
 
 @breaking("tokens only grow")
 def tokens_know_no_epoch(patch: Patch) -> None:
     """A token is a place in Consul's log, whatever became of that log."""
-    patch.setattr(tender, "next_token", lambda _before, _epoch, entry: Token(1, entry.modify_index))
+    patch.setattr(acquiring, "next_token", lambda _before, _epoch, entry: Token(1, entry.modify_index))
 
 
 @breaking("a lease is lost for a reason")
@@ -934,7 +935,7 @@ def an_agreement_is_for_all(patch: Patch) -> None:
 @breaking("one process of a leased replica", FAILSAFE)
 def anybody_may_have_it(patch: Patch) -> None:
     """A node takes a lock whose last holder does not know that it exists."""
-    patch.setattr(tender, "may_acquire", lambda *_: True)
+    patch.setattr(acquiring, "may_acquire", lambda *_: True)
 
 
 @breaking("one process of a leased replica", FAILSAFE)
