@@ -52,7 +52,7 @@ class History:
     def __init__(self, seed: int) -> None:
         self.random = random.Random(seed)
         self.world = World(seed)
-        self.world.consul_latency = self.random.choice(
+        self.world.servers.latency = self.random.choice(
             [0.0, 0.0, 0.0, 0.03]
         )  # so that things happen between any two calls
         self.world.leader_ttl = self.random.choice([3.0, 9.0, 9.0])
@@ -189,7 +189,7 @@ class History:
             if name not in world.controllers:
                 world.start_controller(name)
             world.cut_controller(name, consul=False, nodes=False)
-        world.consul_away(False)
+        world.servers.vanish(False)
         world.missing.clear()
         try:
             await world.until(self._one_leads, ELECTED, LOOK)

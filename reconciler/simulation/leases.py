@@ -199,7 +199,7 @@ class Leases:
     def _is_certain(self, node: str, replica: str) -> bool:
         """Whether nothing has happened that may have cost the node this lease."""
         meddled = self.truth.clock.now() - self._meddled.get(replica, -1e9) < MEDDLED
-        return not (meddled or self.truth.world.disturbed(UNSEEN) or node in self.truth.forgot)
+        return not (meddled or self.truth.world.servers.disturbed(UNSEEN) or node in self.truth.forgot)
 
     def _token(self, node: str, replica: str, token: tuple[int, int]) -> None:
         """A resource that looks at tokens obeys whoever comes with the highest."""

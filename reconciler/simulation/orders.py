@@ -217,7 +217,7 @@ class Orders:
         ):
             return True  # it said so before it fell silent, and the lease decides who runs
         site, truth = desired.cluster.nodes.get(home), self.truth
-        if site is None or home in truth.asked or truth.world.disturbed():
+        if site is None or home in truth.asked or truth.world.servers.disturbed():
             return True
         if not matches(spec.placement.where, dict(site.labels), home) or spec.placement.max_per_node is not None:
             return True

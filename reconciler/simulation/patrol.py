@@ -28,7 +28,7 @@ class Patrol:
     async def walk(self) -> None:
         while True:
             await asyncio.sleep(ROUND)
-            if self._world.disturbed():
+            if self._world.servers.disturbed():
                 self._calm_since.clear()
                 self._missing_since.clear()
                 continue

@@ -372,7 +372,7 @@ class Stage:
         self.world.cut_consul(name, its_own=True)
 
     async def _wipe(self) -> None:
-        self.world.wipe_consul()
+        self.world.servers.wipe()
 
     async def _revoke(self, name: str) -> None:
         """Somebody ends the session under which a node holds its leases."""
@@ -388,7 +388,7 @@ class Stage:
         self.world.heal(name)
 
     async def _consul(self, word: str) -> None:
-        self.world.consul_away(word == "away")
+        self.world.servers.vanish(word == "away")
 
     async def _disk(self, name: str, word: str) -> None:
         node = self.world.nodes[name]
@@ -420,7 +420,7 @@ class Stage:
     # ------------------------------------------------------------------------------------------- what people see
 
     async def _consul_servers(self, word: str) -> None:
-        self.world.stop_consul(word == "stops")
+        self.world.servers.stop(word == "stops")
 
     async def _leases(self) -> str:
         """One line for each replica that an agent reports with a lease."""

@@ -13,6 +13,7 @@ from agent.wire import Assignment, ReplicaOrder
 from reconciler.model.desired import DesiredState, InstanceSpec
 from reconciler.model.where import matches
 from reconciler.simulation.machine import LIVE, Machine
+from reconciler.simulation.servers import Servers
 
 LAG = 21.0  # seconds in which a leader may still act on what it heard before
 
@@ -43,8 +44,9 @@ class Surroundings(Protocol):
         """Whether Consul has answered this controller so recently that it may still lead."""
         ...
 
-    def disturbed(self, lately: float = ...) -> bool:
-        """Whether Consul's servers themselves were in trouble lately, so that what they said proves nothing."""
+    @property
+    def servers(self) -> Servers:
+        """Consul's: what they said lately proves nothing if they were in trouble then."""
         ...
 
     def lock_of(self, replica: str) -> str:

@@ -11,7 +11,6 @@ from functools import partial
 from typing import TypeVar
 
 from agent import keys
-from agent.clock import Monotonic
 from agent.consul.embedded.sessions import TTL_MULTIPLIER
 from agent.consul.embedded.store import Store
 from agent.edges import Edges as AgentEdges
@@ -23,12 +22,12 @@ from reconciler.edges import Edges
 from reconciler.execution.leadership import Leadership
 from reconciler.loop import Loop
 from reconciler.model.desired import DesiredState
-from reconciler.simulation import consul as troubles
 from reconciler.simulation.consul import SimConsul
 from reconciler.simulation.disk import SimInstaller, SimPorts, SimProber
 from reconciler.simulation.keeper import SimKeeper
 from reconciler.simulation.machine import Machine
 from reconciler.simulation.network import SENDER, UNNOTICED, Node, SimNodes, SimPeers
+from reconciler.simulation.servers import Servers
 from reconciler.simulation.source import SimSource
 from reconciler.simulation.virtual import Process, VirtualClock, VirtualLoop, later
 from reconciler.simulation.watchers import LooksAway, Watcher
@@ -41,7 +40,6 @@ CLUSTER = "sim"
 RESTART = 5.0  # seconds after which a service manager starts an agent again
 LOST_AFTER = 15.0  # seconds; every commit of a simulated cluster says so
 LEADER_TTL = 3.0  # seconds for which an answer of Consul makes a leader certain, if nothing else is said
-AFTERMATH = 60.0  # seconds after trouble of Consul's servers in which what they said before may still have an effect
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,14 +101,11 @@ class World:
         self.controllers: dict[str, Controller] = {}
         self.missing: set[str] = set()  # packages (name@version) that nobody serves
         self.leader_ttl = LEADER_TTL
-        self.consul_latency = 0.0  # seconds that each way to Consul takes at most, when all is well
         self.lossy = 0.0  # how often the answer to an assignment is lost
         self.watcher: Watcher = LooksAway()
         self._lives = 0
-        self._consul_away = False
         self._cut_off = False  # some controller reaches no node
-        self._disturbed_at = Monotonic(-1e9)
-        self._disturbances = 0
+        self.servers = Servers(self.store, self.clock, self.random, self)
 
     # ------------------------------------------------------------------------------------------- what is true
 
@@ -148,10 +143,6 @@ class World:
         """Whether Consul has answered this controller so recently that it may still lead."""
         found = next((each for each in self.controllers.values() if each.id == controller), None)
         return found is None or self.clock.now() < found.consul.heard + self.leader_ttl + 0.001
-
-    def disturbed(self, lately: float = AFTERMATH) -> bool:
-        """Whether Consul's servers themselves are in trouble, or were in the last so many seconds."""
-        return self._disturbances > 0 or self.clock.now() < self._disturbed_at + lately
 
     def lock_of(self, replica: str) -> str:
         """The session that holds the lock of a replica."""
@@ -285,7 +276,7 @@ class World:
         node = self.nodes[name]
         node.cut, node.unnoticed, node.consul_cut = True, not noticed, node.consul_cut or consul
         self.watcher.off(name)
-        self._apply_cuts()
+        self.apply_cuts()
         if noticed:
             node.moved()
 
@@ -297,7 +288,7 @@ class World:
         self.nodes[name].consul_cut = True
         if its_own and (check := self.store.checks.get(keys.agent_check_id(CLUSTER, name))) is not None:
             check.expires = None
-        self._apply_cuts()
+        self.apply_cuts()
 
     def deafen(self, name: str, deaf: bool) -> None:
         """What this node asks of Consul is done, and it hears no answer: the way back is cut."""
@@ -310,34 +301,34 @@ class World:
         node = self.nodes[name]
         node.cut = node.near = node.unnoticed = node.consul_cut = node.mute = False
         node.slow = 0.0
-        self._apply_cuts()
+        self.apply_cuts()
         node.moved()
 
     def mute(self, name: str) -> None:
         """What the node is told arrives, its answers do not."""
         self.nodes[name].mute = True
         self.watcher.off(name)
-        self._apply_cuts()
+        self.apply_cuts()
 
     def slow(self, name: str, seconds: float) -> None:
         """Calls to the node take up to so long."""
         self.nodes[name].slow = seconds
-        self._apply_cuts()
+        self.apply_cuts()
 
     def cut_controller(self, name: str, *, consul: bool, nodes: bool) -> None:
         """These ways of a controller are closed, the others open."""
         controller = self.controllers[name]
         controller.consul_cut, controller.net.cut = consul, nodes
-        self._apply_cuts()
+        self.apply_cuts()
         for node in self.nodes.values():
             node.moved()
 
-    def _apply_cuts(self) -> None:
+    def apply_cuts(self) -> None:
         for node in self.nodes.values():
             if node.consul is not None and node.agent is not None:
-                node.consul.cut = self._consul_away or node.consul_cut
+                node.consul.cut = self.servers.away or node.consul_cut
         for controller in self.controllers.values():
-            controller.consul.cut = self._consul_away or controller.consul_cut
+            controller.consul.cut = self.servers.away or controller.consul_cut
         self._ways()
 
     def _ways(self) -> None:
@@ -352,82 +343,21 @@ class World:
 
     # ------------------------------------------------------------------------------------------- Consul
 
-    def consul_away(self, away: bool) -> None:
-        """Nobody reaches Consul any more, or everybody does again."""
-        if away != self._consul_away:
-            self._consul_away = away
-            self._disturb(away)
-        self._apply_cuts()
-
-    def stop_consul(self, stopped: bool) -> None:
-        """Consul's servers do not run, so that no session ends, or do so again and each session is good for another TTL."""
-        self.consul_away(stopped)
-        if stopped:
-            self._keep_sessions()
-
-    def _keep_sessions(self) -> None:
-        troubles.elected(self.store)
-        if self._consul_away:
-            later(1.0, self._keep_sessions)
-
-    def wipe_consul(self) -> None:
-        """Consul lost all its data, its indexes begin anew, and whoever waits for it hears that it went away."""
-        away = self._consul_away
-        self.consul_away(True)
-        self.watcher.forgets()
-        troubles.wipe(self.store)
-        self.consul_away(away)
-        self._disturb_now()
-
-    def restore_consul(self, saved: Store) -> None:
-        """Consul's data are those of an earlier moment; who waits is answered with them."""
-        self.watcher.forgets()
-        troubles.restore(self.store, saved)
-        self._disturb_now()
-        for client in self._clients():
-            client.wake()
-
-    def lag(self, behind: bool) -> None:
-        """Watches are answered by servers that have stopped hearing of changes, or by good ones again."""
-        self._disturb(behind)
-        for client in self._clients():
-            client.behind = troubles.lagging(self.store) if behind and self.random.random() < 0.7 else None
-
-    def elect(self) -> None:
-        """Another of Consul's servers leads: every session is good for another TTL."""
-        troubles.elected(self.store)
-        self._disturb_now()
-
-    def slow_consul(self, seconds: float) -> None:
-        """What is asked of Consul takes up to so long each way, and arrives also when nobody waits for it any more."""
-        self._disturb(seconds > 0)
-        for client in self._clients():
-            client.slow = seconds or self.consul_latency
-
-    def lose_answers_of_consul(self, lose: bool) -> None:
-        """What is asked of Consul is done, and some hear no answer."""
-        self._disturb(lose)
-        for client in self._clients():
-            client.deaf = lose and self.random.random() < 0.5
-
-    def _disturb(self, begins: bool) -> None:
-        self._disturbances += 1 if begins else -1
-        self._disturb_now()
-
-    def _disturb_now(self) -> None:
-        self._disturbed_at = now = self.clock.now()
-        for node in self.nodes.values():
-            node.named_until = min(node.named_until, now)  # Consul may have forgotten who holds what
-
-    def _clients(self) -> list[SimConsul]:
+    def clients(self) -> list[SimConsul]:
         found = [node.consul for node in self.nodes.values() if node.consul is not None and node.agent is not None]
         return found + [controller.consul for controller in self.controllers.values()]
+
+    def forgotten(self) -> None:
+        """What Consul's servers say of who holds what may be wrong from now on."""
+        now = self.clock.now()
+        for node in self.nodes.values():
+            node.named_until = min(node.named_until, now)
 
     def _consul(self, who: str) -> SimConsul:
         name = who.rpartition("-")[0]
         client = SimConsul(self.store, self.random, _Ear(self, who, name if name in self.nodes else ""))
-        client.slow = self.consul_latency
-        client.cut = self._consul_away or (name in self.nodes and self.nodes[name].consul_cut)
+        client.slow = self.servers.latency
+        client.cut = self.servers.away or (name in self.nodes and self.nodes[name].consul_cut)
         return client
 
     def called(self, who: str, node: str) -> None:

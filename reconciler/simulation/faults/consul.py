@@ -15,16 +15,16 @@ async def consul_goes_away(history: History) -> None:
     if history.random.random() < 0.7:
         history.git.change(version_only=True)  # nobody is certain to lead any more, and may go on with it
         await history.sometime(0.5, 6.0)
-    history.world.consul_away(True)
+    history.world.servers.vanish(True)
     await history.sometime(0.5, 90.0)
-    history.world.consul_away(False)
+    history.world.servers.vanish(False)
 
 
 async def consul_stops(history: History) -> None:
     """All its servers at once, for long; sometimes nodes are cut off or die meanwhile."""
-    history.world.stop_consul(True)
+    history.world.servers.stop(True)
     await history.sometime(20.0, 400.0)
-    history.world.stop_consul(False)
+    history.world.servers.stop(False)
 
 
 async def a_holder_is_alone(history: History) -> None:
@@ -76,16 +76,16 @@ async def a_node_joins_while_a_holder_is_alone(history: History) -> None:
 
 
 async def consul_elects_a_leader(history: History) -> None:
-    history.world.consul_away(True)
+    history.world.servers.vanish(True)
     await history.sometime(0.2, 10.0)
-    history.world.elect()
-    history.world.consul_away(False)
+    history.world.servers.elect()
+    history.world.servers.vanish(False)
 
 
 async def consul_is_slow(history: History) -> None:
-    history.world.slow_consul(history.random.choice([0.1, 1.0, 3.0]))
+    history.world.servers.slow(history.random.choice([0.1, 1.0, 3.0]))
     await history.sometime(2.0, 40.0)
-    history.world.slow_consul(0.0)
+    history.world.servers.slow(0.0)
 
 
 async def a_session_is_destroyed(history: History) -> None:
@@ -113,26 +113,26 @@ async def a_lock_is_meddled_with(history: History) -> None:
 
 
 async def consul_is_wiped(history: History) -> None:
-    history.world.consul_away(True)
+    history.world.servers.vanish(True)
     await history.sometime(0.5, 30.0)
-    history.world.wipe_consul()
-    history.world.consul_away(False)
+    history.world.servers.wipe()
+    history.world.servers.vanish(False)
 
 
 async def consul_is_restored(history: History) -> None:
     """From a snapshot that is older than what everybody has seen."""
     saved = troubles.snapshot(history.world.store)
     await history.sometime(1.0, 120.0)
-    history.world.restore_consul(saved)
+    history.world.servers.restore(saved)
 
 
 async def consul_lags(history: History) -> None:
-    history.world.lag(True)
+    history.world.servers.lag(True)
     await history.sometime(0.5, 20.0)
-    history.world.lag(False)
+    history.world.servers.lag(False)
 
 
 async def answers_of_consul_get_lost(history: History) -> None:
-    history.world.lose_answers_of_consul(True)
+    history.world.servers.lose_answers(True)
     await history.sometime(0.5, 20.0)
-    history.world.lose_answers_of_consul(False)
+    history.world.servers.lose_answers(False)

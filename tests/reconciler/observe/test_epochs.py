@@ -20,7 +20,7 @@ def test_an_epoch_that_a_wiped_consul_gives_out_twice_is_raised_before_a_node_is
                 await world.until(lambda: agent.book.whole().epoch > len(epochs), 30.0)
                 epochs.append(agent.book.whole().epoch)
                 await world.crash_controller(controller)
-                world.wipe_consul()
+                world.servers.wipe()
         finally:
             await world.close()
         return epochs

@@ -95,11 +95,11 @@ def test_consul_shows_nothing_of_a_node_before_it_says_that_it_shows_all() -> No
         stage = Stage(world)
         for number, line in enumerate(("fleet a b c", "controller one", "commit web@1.0 on 3", "settle")):
             await stage.do(number, line)
-        world.consul_away(True)
+        world.servers.vanish(True)
         world.nodes["c"].ledger.full = True  # it cannot be claimed, and it takes time until its name is its own again
         await asyncio.sleep(40.0)
-        world.wipe_consul()
-        world.consul_away(False)
+        world.servers.wipe()
+        world.servers.vanish(False)
         await asyncio.sleep(20.0)
         shown = await stage.do(0, "show")
         await world.close()
