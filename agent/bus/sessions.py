@@ -53,16 +53,24 @@ class Sessions:
                 server = await asyncio.start_unix_server(self._connected, address, backlog=512)
         finally:
             os.umask(old)
-        try:
-            async with server:
+        async with server:
+            try:
                 while True:
                     await asyncio.sleep(_LOOK)
                     self._send_away()
-        finally:
-            self._ended = True
-            for task in self._open:
-                task.cancel()
-            await asyncio.gather(*self._open, return_exceptions=True)
+            finally:
+                await self._end(server)
+
+    async def _end(self, server: asyncio.Server) -> None:
+        """Every host is sent away, also one that comes at this moment: asyncio would leave a connection open that it accepted and
+        has no transport for yet when its server closes."""
+        for listening in server.sockets:
+            asyncio.get_running_loop().remove_reader(listening.fileno())
+        self._ended = True
+        await asyncio.sleep(0)  # now it has
+        for task in self._open:
+            task.cancel()
+        await asyncio.gather(*self._open, return_exceptions=True)
 
     def _send_away(self) -> None:
         """Hosts that are another replica's now, or subscribe to something else, come back as what they are."""

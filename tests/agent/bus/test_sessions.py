@@ -6,6 +6,7 @@ import asyncio
 import gc
 import json
 import os
+import socket
 import stat
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
@@ -152,10 +153,12 @@ async def test_publishing_waits_for_an_agent_that_is_away_and_loses_nothing(tmp_
 async def test_a_host_that_comes_in_the_moment_of_the_end_is_sent_away(tmp_path: Path) -> None:
     for turns in range(10):
         async with bus(tmp_path):
+            host = socket.socket(socket.AF_UNIX)
             with unix_address(tmp_path / "bus.sock") as address:
-                line = Line(*await asyncio.open_unix_connection(address))
+                host.connect(address)
             for _ in range(turns):
                 await asyncio.sleep(0)
+        line = Line(*await asyncio.open_unix_connection(sock=host))
         await _ended(line)
         line.close()
         gc.collect()  # a connection that nobody closed would complain
