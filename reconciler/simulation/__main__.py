@@ -13,7 +13,7 @@ import json
 import os
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -99,6 +99,10 @@ class Notes:
             if len(self.played) < len(rows):
                 path.write_text("".join(map(self._line, self.played.values())), encoding="utf-8")
 
+    def of(self, first: int, count: int) -> list[Played]:
+        """What is known of the histories with these numbers."""
+        return [each for each in self.played.values() if first <= each.first < first + count]
+
     def add(self, played: Played) -> None:
         """These are done."""
         self.played[played.first] = played
@@ -129,7 +133,7 @@ def main() -> int:
     parser.add_argument("--notes", type=Path, help="file to go on from")
     asked = parser.parse_args()
     notes = Notes(asked.notes)
-    for row in notes.played.values():
+    for row in notes.of(asked.first, asked.seeds):
         _tell(row)
     began = said = time.monotonic()
     for played in play_all(asked.first, asked.seeds, asked.jobs, notes, NOTED if asked.notes else CHUNK):
@@ -137,14 +141,15 @@ def main() -> int:
         _tell(played)
         if asked.notes is not None and time.monotonic() - said > EVERY:
             said = time.monotonic()
-            sys.stdout.write(f"{_done(notes):,} of {asked.seeds:,} histories\n")
+            sys.stdout.write(f"{_done(notes.of(asked.first, asked.seeds)):,} of {asked.seeds:,} histories\n")
             sys.stdout.flush()
-    sys.stdout.write(_report(notes, time.monotonic() - began))
-    return 1 if any(each.broken for each in notes.played.values()) else 0
+    rows = notes.of(asked.first, asked.seeds)
+    sys.stdout.write(_report(rows, time.monotonic() - began))
+    return 1 if any(each.broken for each in rows) else 0
 
 
-def _done(notes: Notes) -> int:
-    return sum(each.count for each in notes.played.values())
+def _done(rows: Sequence[Played]) -> int:
+    return sum(each.count for each in rows)
 
 
 def _tell(played: Played) -> None:
@@ -153,13 +158,12 @@ def _tell(played: Played) -> None:
     sys.stdout.flush()
 
 
-def _report(notes: Notes, elapsed: float) -> str:
-    rows = notes.played.values()
+def _report(rows: Sequence[Played], elapsed: float) -> str:
     simulated, took = sum(each.simulated for each in rows), sum(each.took for each in rows)
     broken, speed = sum(len(each.broken) for each in rows), simulated / max(took, 0.001)
     verdict = "met" if speed >= TARGET else "MISSED"
     return (
-        f"{_done(notes):,} histories, {sum(each.faults for each in rows):,} faults, {simulated / 3600:,.0f} simulated hours "
+        f"{_done(rows):,} histories, {sum(each.faults for each in rows):,} faults, {simulated / 3600:,.0f} simulated hours "
         f"in {elapsed:,.0f} s ({took:,.0f} s of a core): {broken} broke a promise; "
         f"{speed:,.0f}× real time per core, target ≥ {TARGET:,.0f}×: {verdict}\n"
     )

@@ -78,6 +78,13 @@ def test_what_was_played_is_not_played_again(tmp_path: Path) -> None:
     assert len(file.read_text(encoding="utf-8").splitlines()) == 1
 
 
+def test_notes_tell_of_the_histories_that_are_asked_for_alone(tmp_path: Path) -> None:
+    notes = Notes(tmp_path / "notes.jsonl")
+    for first in (0, 100, 200):
+        notes.add(Played(first=first, count=100, faults=900, simulated=50000.0, took=20.0))
+    assert [each.first for each in notes.of(100, 100)] == [100]
+
+
 def test_what_other_code_played_does_not_count(tmp_path: Path) -> None:
     file = tmp_path / "notes.jsonl"
     notes = Notes(file)
