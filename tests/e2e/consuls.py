@@ -127,6 +127,15 @@ class Consuls:
         healthy = {each["Node"] for each in found or () if each["CheckID"] == "serfHealth"}
         return healthy >= set(machines)
 
+    def all_vote(self) -> bool:
+        """Whether any one of the servers can be missed. One that comes back without data has no vote for its first ten seconds."""
+        try:
+            raft = self.ask(self.leader() or next(iter(self.servers)), "operator/raft/configuration")
+        except OSError:
+            return False
+        voters = {each["Address"].partition(":")[0] for each in raft["Servers"] if each["Voter"]}
+        return voters == {self.network.addresses[each] for each in self.servers}
+
     def ready(self) -> None:
         """All of them are up and know each other."""
         everybody = [*self.servers, *self.clients]

@@ -170,6 +170,7 @@ class Far(Watched):
         trouble(life)
         self.rig.heal()
         until(self.well, f"all is well after {name}", seen=self.seen, within=120)
+        until(self.rig.consuls.all_vote, "all Consul servers vote", seen=self.rig.logs)
         self.runs()
         self._tell(name, expected, life, plain)
         self.told[-1] += f"; {clock() - began:.1f} s in all"
