@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import importlib
+import logging
 import sys
 from pathlib import Path
+
+import structlog
 
 
 def main() -> None:
     """All benches, or those whose names are given: `python -m tests.bench push planning`."""
+    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.ERROR))  # figures alone
     here = Path(__file__).parent
     wanted = sys.argv[1:]
     for file in sorted(here.glob("bench_*.py")):
