@@ -18,7 +18,7 @@ from agent.wire import KEPT_BY_AGREEMENT, LeaseStatus
 
 log = structlog.get_logger("leases")
 
-PRESS = 0.5  # … between words to a keeper that has not ended a host yet
+PRESS = 0.5  # seconds between words to a keeper that has not ended a host yet
 
 
 class Tender:

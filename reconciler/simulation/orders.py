@@ -216,6 +216,8 @@ class Orders:
             and self.truth.clock.now() - self.truth.fenced.get((home, order.replica), -1e9) < TOLD
         ):
             return True  # it said so before it fell silent, and the lease decides who runs
+        if order.policy.lease != "none" and self.truth.world.barred(order.replica, home):
+            return True  # it runs there from before it needed a lease, which it cannot have there
         site, truth = desired.cluster.nodes.get(home), self.truth
         if site is None or home in truth.asked or truth.world.servers.disturbed():
             return True

@@ -151,9 +151,19 @@ class World:
 
     def eligible(self, replica: str, node: str) -> frozenset[str]:
         """The nodes that may have the lock after this one, as it wrote them down; none if another wrote last."""
+        who, named = self._written(replica)
+        return named if who == node else frozenset()
+
+    def barred(self, replica: str, node: str) -> bool:
+        """Whether the last holder of a lock wrote down who may have it next, and this node is not among them."""
+        _, named = self._written(replica)
+        return bool(named) and node not in named
+
+    def _written(self, replica: str) -> tuple[str, frozenset[str]]:
+        """Who wrote last on a lock, and the nodes that it named."""
         entry = self.store.entries.get(keys.lease(self.cluster, replica))
         record = json.loads(entry.value) if entry is not None and entry.value.startswith(b"{") else {}
-        return frozenset(record.get("eligible", {})) if record.get("node") == node else frozenset()
+        return str(record.get("node", "")), frozenset(record.get("eligible", {}))
 
     def git_in_trouble(self) -> bool:
         """Whether a look at Git brings an error or a rejected commit."""
