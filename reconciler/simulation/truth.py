@@ -57,7 +57,9 @@ class Surroundings(Protocol):
         """The nodes that may have the lock after this one, as it wrote them down; none if another wrote last."""
         ...
 
-    def barred(self, replica: str, node: str) -> bool: ...
+    def barred(self, replica: str, node: str) -> bool:
+        """Whether the last holder of a lock wrote down who may have it next, and this node is not among them."""
+        ...
 
     def git_in_trouble(self) -> bool:
         """Whether a look at Git brings an error or a rejected commit."""
