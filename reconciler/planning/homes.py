@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from agent.wire import ReplicaOrder
+from agent.wire import ReplicaOrder, ReplicaState
 from reconciler.model.desired import InstanceSpec
 from reconciler.model.observed import Presence
 from reconciler.planning.cases import World
@@ -84,6 +84,14 @@ def _keeps_lease(world: World, spec: InstanceSpec, sighting: Sighting) -> bool:
 def holds_lease(sighting: Sighting) -> bool:
     row = sighting.row
     return row is not None and row.lease is not None and row.lease.state == "held"
+
+
+def runs_unleased(sighting: Sighting) -> bool:
+    """Whether a process is there from before it needed a lease: no lock keeps another one from starting beside it."""
+    row = sighting.row
+    if row is None or row.state not in (ReplicaState.STARTING, ReplicaState.STARTED, ReplicaState.STOPPING):
+        return False
+    return row.lease is None or row.lease.state == "waiting"
 
 
 def is_leased(spec: InstanceSpec, entry: ReplicaOrder) -> bool:

@@ -20,7 +20,7 @@ def see_to_it(world: World, spec: InstanceSpec, case: Case, name: str, home: Sig
     entry = home.entry
     view = world.view(home.node)
     off = astray(home, view)
-    _see_to_policy(world, spec, case, home, keeps_word=off is None or not off.drift)
+    see_to_policy(world, spec, case, home, keeps_word=off is None or not off.drift)
     if off is None or entry is None:
         return
     if off.verdict is Verdict.START and off.lease is None and _moving(world, spec, name, home):
@@ -72,7 +72,7 @@ def see_to_answer(world: World, spec: InstanceSpec, case: Case, name: str, home:
     hold_silent(world, step, (home.node,))
 
 
-def _see_to_policy(world: World, spec: InstanceSpec, case: Case, home: Sighting, *, keeps_word: bool) -> None:
+def see_to_policy(world: World, spec: InstanceSpec, case: Case, home: Sighting, *, keeps_word: bool) -> None:
     """Bring the policy of an entry up to date; a replica that a person has started keeps the word until it is up."""
     entry, policy = home.entry, policy_of(world, spec)
     if entry is None or entry.policy is policy or entry.policy == policy:

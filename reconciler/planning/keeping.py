@@ -11,8 +11,8 @@ from reconciler.planning.cases import Case, Standing, Step, World, change_of_spe
 from reconciler.planning.compare import Pair, compare
 from reconciler.planning.explain import listed
 from reconciler.planning.fleet import Sighting, Site
-from reconciler.planning.homes import holds_lease, is_leased
-from reconciler.planning.in_flight import see_to_answer, see_to_it
+from reconciler.planning.homes import holds_lease, is_leased, runs_unleased
+from reconciler.planning.in_flight import see_to_answer, see_to_it, see_to_policy
 from reconciler.planning.place import Seats
 from reconciler.planning.silence import held_by_forgotten, held_by_unheard, hold_silent
 from reconciler.planning.starting import first_name
@@ -38,6 +38,8 @@ def keep(world: World, spec: InstanceSpec, case: Case, seats: Seats, name: str, 
     if silent:
         step.puts, step.drops = None, ()
         hold_silent(world, step, (home.node,))
+    elif verdict is Verdict.MOVE and spec.policy.lease == "strict" and not barred(home) and runs_unleased(home):
+        _lease_first(world, spec, case, step, home)
     if verdict is Verdict.RENAME and home.entry is not None and home.entry.spec_hash != spec.spec_hash:
         after = compare(Pair(home.replica, spec, home.entry)).verdict
         later = _step(world, spec, seats, after, name, home, "")
@@ -125,6 +127,15 @@ def _rename_lease(world: World, step: Step, home: Sighting) -> None:
     elif unheard:
         detail = f"{listed(unheard)} did not answer yet, and may take the lease of {home.replica} if told to before"
         step.held(HoldReason.NODE_SILENT, detail, unheard)
+
+
+def _lease_first(world: World, spec: InstanceSpec, case: Case, step: Step, home: Sighting) -> None:
+    """Where it runs it takes the lease that it did not need so far; that says when another one may start. A deadline waits not."""
+    if not step.forced:
+        see_to_policy(world, spec, case, home, keeps_word=True)
+        says = f": {home.node} {home.row.lease}" if home.row is not None and home.row.lease is not None else ""
+        detail = f"{home.replica} runs on {home.node} without a lease and takes it before it moves{says}"
+        step.held(HoldReason.WAITING_LEASE, detail, (home.node,))
 
 
 def _is_gone(site: Site) -> bool:

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from dataclasses import replace
 
 from agent.clock import Monotonic
-from agent.wire import Accepted, Assignment, Capacity, ReplicaOrder, ReplicaState
+from agent.wire import Accepted, Assignment, Capacity, LeaseStatus, ReplicaOrder, ReplicaState
 from reconciler.model.desired import DesiredState, NodeSpec
 from reconciler.model.observed import NodeView, ObservedState, Presence, Record, ReplicaView
 from reconciler.model.plan import NodeTarget, Plan
@@ -48,13 +48,19 @@ def carried_out(view: NodeView, since: Monotonic) -> NodeView:
             row = view.replicas.get(order.renamed_from)
             row = None if row is None else replace(row, replica=order.replica, instance=order.instance)
         as_ordered = row is not None and row.spec_hash == order.spec_hash and row.healthy
-        rows[order.replica] = row if row is not None and as_ordered else _running(order, since)
+        rows[order.replica] = _leased(order, row if row is not None and as_ordered else _running(order, since))
     return replace(
         view,
         accepted=Accepted(epoch=assignment.epoch, generation=assignment.generation, digest=assignment.digest),
         replicas=rows,
         installed=view.installed | {order.package.digest for order in assignment.packages},
     )
+
+
+def _leased(order: ReplicaOrder, row: ReplicaView) -> ReplicaView:
+    """It has the lease that it needs, if nothing else is known of that."""
+    needs = order.policy.lease != "none" and row.lease is None
+    return replace(row, lease=LeaseStatus(state="held")) if needs else row
 
 
 def empty_fleet(desired: DesiredState, epoch: int = 1) -> ObservedState:
