@@ -312,15 +312,8 @@ class LeaseStatus(Told):
     @property
     def eligible(self) -> tuple[str, ...]:
         """The nodes that may have the lease, when this one may not; else none."""
-        return self._named(NOT_ELIGIBLE)
-
-    @property
-    def not_agreed(self) -> tuple[str, ...]:
-        """The nodes without whose word this one may not have the lease, as nobody knows who ran it last; else none."""
-        return self._named(NOT_AGREED)
-
-    def _named(self, code: str) -> tuple[str, ...]:
-        return tuple(self.holder.split(", ")) if self.missing and self.code == code and self.holder else ()
+        barred = self.missing and self.code == NOT_ELIGIBLE and self.holder
+        return tuple(self.holder.split(", ")) if barred else ()
 
     def __str__(self) -> str:
         """For people; nothing in it changes by itself."""

@@ -38,7 +38,7 @@ def keep(world: World, spec: InstanceSpec, case: Case, seats: Seats, name: str, 
     if silent:
         step.puts, step.drops = None, ()
         hold_silent(world, step, (home.node,))
-    elif verdict is Verdict.MOVE and spec.policy.lease == "strict" and not barred(home) and runs_unleased(home):
+    elif verdict is Verdict.MOVE and spec.policy.lease != "none" and not barred(home) and runs_unleased(home):
         _lease_first(world, spec, case, step, home)
     if verdict is Verdict.RENAME and home.entry is not None and home.entry.spec_hash != spec.spec_hash:
         after = compare(Pair(home.replica, spec, home.entry)).verdict

@@ -83,7 +83,7 @@ def _second_copy(
 def _keep_until_taken_over(world: World, spec: InstanceSpec, step: Step, home: Sighting, other: Sighting) -> None:
     """Hold the end of the copy until the one that replaces it works, or at least waits for the lease that goes with this end.
 
-    One that runs without a lease does not outlast the commit that asks for a strict one: no lock would keep the two apart.
+    One that runs without a lease does not outlast the commit that asks for one: no lock would keep the two apart.
     """
     if step.hold is not None or world.fleet.sites[other.node].overdue(world.now):
         return
@@ -93,17 +93,11 @@ def _keep_until_taken_over(world: World, spec: InstanceSpec, step: Step, home: S
         step.held(HoldReason.TARGET_STARTING, f"{home.node} has not said yet that it takes {home.replica} over", where)
     elif other.healthy and silent:
         step.held(HoldReason.TARGET_STARTING, f"{home.replica} runs on {home.node}, which does not answer", where)
-    elif other.healthy and not home.healthy and not leased and not _stands_in_the_way(spec, other, home):
+    elif other.healthy and not home.healthy and not leased and spec.policy.lease == "none":
         error = f": {home.row.last_error}" if home.row is not None and home.row.last_error else ""
         step.held(HoldReason.TARGET_STARTING, f"{home.replica} is not healthy on {home.node} yet{error}", where)
     else:
         step.hands_over = other.healthy and not home.healthy
-
-
-def _stands_in_the_way(spec: InstanceSpec, other: Sighting, home: Sighting) -> bool:
-    """Whether the new one cannot have its lease, or must not, as long as the old one, which has none yet, runs."""
-    lease = home.row.lease if home.row is not None else None
-    return spec.policy.lease == "strict" or (lease is not None and other.node in lease.not_agreed)
 
 
 def gate(case: Case) -> None:
