@@ -34,8 +34,8 @@ REGRESSIONS = {
     FAILSAFE + 15: "a node that had lost a lease refused to promise, so its holder lost it too",
     FAILSAFE + 25: "a leased replica was renamed off its node, and there was no plan any more",
     FAILSAFE + 111: "what nodes that were cut off ran was started elsewhere when Consul was wiped",
-    FAILSAFE + 19692: "what runs where it may not have the lease that a commit asks for was said to move for no reason",
     FAILSAFE + 153: "what a drain had stopped at its deadline was said to be missed",
+    FAILSAFE + 19692: "what runs where it may not have the lease that a commit asks for was said to move for no reason",
 }
 """Histories that once broke a promise, and what was wrong."""
 
