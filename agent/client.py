@@ -15,6 +15,7 @@ from pydantic import BaseModel, ValidationError
 
 from agent.correlation import HEADER, current
 from agent.errors import Denied, Invalid, Missing, Refused, TdieError, Waiting
+from agent.expiry import Expiry
 from agent.refusals import StaleLeader
 from agent.wire import SKEWED, Accepted, Assignment, Claim, Claimed, Report
 
@@ -54,7 +55,9 @@ class NodeApi(Protocol):
 
     async def claim(self, api: str, claim: Claim) -> Claimed: ...
 
-    async def assign(self, api: str, assignment: Assignment) -> Accepted: ...
+    async def assign(self, api: str, assignment: Assignment, expiry: Expiry) -> Accepted:
+        """The agent has the assignment on disk. Without an answer it has it, or never will once `expiry` is over."""
+        ...
 
     async def report(self, api: str, index: int, wait: float, agent: str) -> Report:
         """What changed since `index` of this `agent`, at the latest after `wait` seconds."""
@@ -126,9 +129,11 @@ class NodeClient:
     async def claim(self, api: str, claim: Claim) -> Claimed:
         return await self._model(Claimed, "PUT", f"{api}/api/node/leader", body=claim)
 
-    async def assign(self, api: str, assignment: Assignment) -> Accepted:
+    async def assign(self, api: str, assignment: Assignment, expiry: Expiry) -> Accepted:
         joined = f"{assignment.epoch}.{assignment.generation}"  # as in the logs of what it starts
-        return await self._model(Accepted, "PUT", f"{api}/api/node/assignment", body=assignment, joined=joined)
+        params = {"boot": expiry.boot_id, "until": repr(expiry.at)}
+        url = f"{api}/api/node/assignment"
+        return await self._model(Accepted, "PUT", url, body=assignment, params=params, joined=joined)
 
     async def report(self, api: str, index: int, wait: float, agent: str) -> Report:
         params = {"index": str(index), "wait": f"{wait}s", "agent": agent}

@@ -11,6 +11,7 @@ from agent import keys
 from agent.carry import Carrier
 from agent.edges import Edges, NodeSettings
 from agent.errors import Invalid, Refused, TdieError, Waiting
+from agent.expiry import Expiry
 from agent.ledger import Remembered
 from agent.ordered import Ordered
 from agent.refusals import StaleLeader
@@ -81,8 +82,9 @@ class Leadership:
                 log.info("claimed", epoch=claim.epoch)
             return Claimed(report=self._book.whole(), assignment=self._carrier.assignment)
 
-    async def assign(self, offered: Assignment) -> Accepted:
-        """The assignment is in force and on disk; sending it again changes nothing."""
+    async def assign(self, offered: Assignment, expiry: Expiry | None) -> Accepted:
+        """The assignment is in force and on disk; sending it again changes nothing. Without `expiry` (controllers before there was
+        one) it is never too late."""
         self._must_know_epoch()
         if (offered.cluster, offered.node) != (self._settings.cluster, self._settings.node):
             raise Invalid(f"this is node {self._settings.cluster}/{self._settings.node}", code="WRONG_NODE")
@@ -104,10 +106,21 @@ class Leadership:
                 return Accepted(epoch=held.epoch, generation=held.generation, digest=held.digest)
             if held is not None and offered.number < held.number:
                 raise StaleLeader(f"generation {offered.generation} < {held.generation}", self.epoch)
+            if expiry is not None:
+                self._must_be_in_time(offered, expiry)
             ordered = self._carrier.ordered.taking(offered, self._edges.clock.now())
             await self._edges.ledger.save_assignment(offered, ordered)
             self._accept(offered, ordered)
             return Accepted(epoch=offered.epoch, generation=offered.generation, digest=offered.digest)
+
+    def _must_be_in_time(self, offered: Assignment, expiry: Expiry) -> None:
+        """Whoever sent it has given up on it since, or does not lead any more, and may have told others something else."""
+        now, boot_id = self._edges.clock.now(), self._edges.boot_id
+        if not expiry.over(boot_id, now):
+            return
+        late = f"{now - expiry.at:.1f} s too late" if boot_id == expiry.boot_id else "after this machine has booted"
+        log.warning("refused, it came too late", epoch=offered.epoch, generation=offered.generation, late=late)
+        raise Refused(f"generation {offered.generation} came {late}", code="EXPIRED")
 
     def _must_know_epoch(self) -> None:
         if not self._epoch_known:

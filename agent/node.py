@@ -12,6 +12,7 @@ from agent.by_hand import ByHand
 from agent.carry import Carrier
 from agent.edges import Edges, NodeSettings
 from agent.errors import Missing, TdieError
+from agent.expiry import Expiry
 from agent.keeper.protocol import HostOrder
 from agent.keeper_care import stop_all, watch_keeper
 from agent.leadership import Leadership, accepted
@@ -211,10 +212,10 @@ class Agent:
         await self._loaded.wait()
         return await self._leadership.claim(claim)
 
-    async def assign(self, offered: Assignment) -> Accepted:
-        """The assignment is in force and on disk; sending it again changes nothing."""
+    async def assign(self, offered: Assignment, expiry: Expiry | None = None) -> Accepted:
+        """The assignment is in force and on disk; sending it again changes nothing. Refused once `expiry` is over."""
         await self._loaded.wait()
-        return await self._leadership.assign(offered)
+        return await self._leadership.assign(offered, expiry)
 
     async def failsafe_ack(self, ask: Ask) -> Ack:
         """This node promises the holder of a lease not to start that replica for a while."""

@@ -28,6 +28,7 @@ from agent.bus.bus import Bus
 from agent.callers import Callers, Needs, Role
 from agent.correlation import Correlated
 from agent.errors import Invalid, Missing, Waiting
+from agent.expiry import Expiry
 from agent.leases.peers import PATH as FAILSAFE_ACK
 from agent.leases.peers import Ack, Ask
 from agent.node import Agent
@@ -90,9 +91,14 @@ def _commands(agent: Agent) -> APIRouter:
         return await agent.claim(body)
 
     @router.put("/assignment")
-    async def assign(body: Assignment) -> Accepted:
-        """What this node should have installed and running; answered once it is on disk."""
-        return await agent.assign(body)
+    async def assign(
+        body: Assignment,
+        until: Annotated[float | None, Query(ge=0, allow_inf_nan=False)] = None,
+        boot: str = "",
+    ) -> Accepted:
+        """What this node should have installed and running; answered once it is on disk. 409 EXPIRED from `until` on, in seconds
+        on the clock of this machine's `boot`, both as its report shows them."""
+        return await agent.assign(body, Expiry(boot, until) if until is not None else None)
 
     @router.get("/report", response_model=Report)
     async def report(

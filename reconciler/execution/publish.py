@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import structlog
 
-from agent.client import NodeApi
+from agent.client import ANSWER, NodeApi
 from agent.clock import Clock
 from agent.errors import TdieError, Waiting
 from agent.wire import Assignment, PackageOrder
@@ -119,9 +119,10 @@ class Publisher:
         )
         async with self._places:
             self._term.must_hold(self._clock.now())
-            self._fleet.sent(target.node, assignment)
             try:
-                await self._api.assign(view.api, assignment)
+                expiry = self._fleet.expiry(target.node, ANSWER)  # we wait no longer, and decide anew then
+                self._fleet.sent(target.node, assignment)
+                await self._api.assign(view.api, assignment, expiry)
             except TdieError as error:
                 self._fleet.doubt(target.node, str(error))  # it may have arrived: ask before sending anything else
                 return self._failed(assignment, error)

@@ -13,7 +13,8 @@ from agent import keys
 from agent.client import NodeApi
 from agent.clock import Clock, Monotonic
 from agent.consul.protocol import Consul, KeyValue, ServiceHealth
-from agent.errors import TdieError
+from agent.errors import TdieError, Waiting
+from agent.expiry import Expiry
 from agent.steps import is_by_hand
 from agent.wire import Assignment
 from reconciler.model.observed import NodeView, NodeWish, ObservedState, Presence
@@ -69,7 +70,7 @@ class Fleet:
             # What an earlier leadership of ours knew of it may be long over: others have led since.
             node.view = replace(views.unknown(name, now), presence=Presence.JOINING, api=node.view.api)
             node.catalog = node.name = node.poll = node.own = Witness(Says.UNKNOWN, now)
-            node.following = None
+            node.following = node.far_clock = None
             self._nodes[name] = node
         self._wishes_known.clear()
         self._changed("leading")
@@ -198,6 +199,13 @@ class Fleet:
                     self._changed("consul")
 
     # ------------------------------------------------------------------------------------------- for the loop
+
+    def expiry(self, name: str, seconds: float) -> Expiry:
+        """So many seconds from now, on the node's own clock. Raises Waiting when it has told nothing yet."""
+        clock = self._nodes[name].far_clock
+        if clock is None:
+            raise Waiting("its clock has not been read yet", where=name)
+        return clock.after(seconds, self._clock.now())
 
     def sent(self, name: str, assignment: Assignment) -> None:
         """The node has been sent this."""

@@ -11,6 +11,7 @@ import structlog
 from agent.client import NodeApi
 from agent.clock import Clock, Monotonic
 from agent.errors import TdieError, Waiting
+from agent.expiry import FarClock
 from agent.wire import Claim, Claimed, Report
 from reconciler.model.observed import NodeView
 from reconciler.observe import views
@@ -42,6 +43,7 @@ class Followed:
     name: Witness  # whether it holds its name in Consul
     poll: Witness
     own: Witness  # what it says itself of its way to Consul
+    far_clock: FarClock | None = None  # that of its machine, as its last report showed it
     joined: bool = False
     shown: bool = False  # it is in the catalog, and says that this shows all that it runs
     reclaim: bool = False
@@ -115,6 +117,7 @@ class Follower:
         answer = await self._claim(node)
         now = self._clock.now()
         node.reclaim = False
+        node.far_clock = FarClock.of(answer.report, now)
         node.view = views.claimed_view(node.view, answer, now)
         node.poll = node.poll.turn(Says.UP, now)
         node.own = _own_word(node, now)
@@ -127,12 +130,14 @@ class Follower:
                 raise HigherEpoch(node.view.name, report.epoch)
             if node.reclaim or report.agent != answer.report.agent:
                 return  # it restarted, or a send got lost: ask anew what is in force
-            after = views.reported_view(node.view, report, self._clock.now())
+            now = self._clock.now()
+            node.far_clock = FarClock.of(report, now)
+            after = views.reported_view(node.view, report, now)
             if after.surprising:
                 return  # what we had given up on arrived after all
             if after != node.view:  # a poll that ran out brings nothing new
                 node.view = after
-                node.own = _own_word(node, self._clock.now())
+                node.own = _own_word(node, now)
                 self._changed("report")
 
     async def _claim(self, node: Followed) -> Claimed:

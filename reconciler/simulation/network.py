@@ -12,6 +12,7 @@ from typing import Protocol, TypeVar
 from agent.client import ANSWER
 from agent.clock import Clock, Monotonic
 from agent.errors import Waiting
+from agent.expiry import Expiry
 from agent.leases.peers import Ack, Ask
 from agent.node import Agent
 from agent.wire import Accepted, Assignment, Claim, Claimed, Report
@@ -153,10 +154,10 @@ class SimNodes:
 
         return await self._call(api, work, 0.0)
 
-    async def assign(self, api: str, assignment: Assignment) -> Accepted:
+    async def assign(self, api: str, assignment: Assignment, expiry: Expiry) -> Accepted:
         async def work(agent: Agent) -> Accepted:
             SENDER.set(self._controller)
-            return await agent.assign(assignment)
+            return await agent.assign(assignment, expiry)
 
         self._listener.sent(self._controller, _name(api), assignment)
         return await self._call(api, work, self._lossy())

@@ -20,6 +20,7 @@ PROMISES = {
     "tokens only grow": 4,
     "a replaced leader is not obeyed": 5,
     "nothing is sent without certainty": 5,
+    "nothing is obeyed too late": 5,
     "numbers only grow": 6,
     "never back to an older commit": 6,
     "never more than maxParallel away": 7,

@@ -24,7 +24,7 @@ class Orders:
 
     truth: Truth
     _claimed: dict[str, tuple[str, int]] = field(default_factory=dict)  # node → controller and epoch of its last claim
-    _late: bool = False
+    _replaced: bool = False
     _sent_at: dict[tuple[str, str, tuple[int, int]], float] = field(default_factory=dict)
     _sent: dict[str, frozenset[str]] = field(default_factory=dict)  # node → replicas of what was sent to it last
     _sends: dict[str, list[float]] = field(default_factory=lambda: defaultdict(list))
@@ -72,11 +72,12 @@ class Orders:
             )
         if before is not None and not _follows(before, after):
             truth.broken("numbers only grow", f"{node}: {before.number} → {after.number}")
-        # Its sender has been replaced, or had given up on this call: others were told since, and this node could not know that.
-        sent = self._sent_at.get((controller, node, after.number), truth.clock.now())
-        self._late = truth.clock.now() > sent + ANSWER or after.epoch < max(
-            epoch for _, epoch in self._claimed.values()
-        )
+        now = truth.clock.now()
+        sent = self._sent_at.get((controller, node, after.number), now)
+        if now > sent + ANSWER:
+            truth.broken("nothing is obeyed too late", f"{node}: {after.number}, {now - sent:.1f} s after it was sent")
+        # Its sender has been replaced: others were told since, and this node could not know that.
+        self._replaced = after.epoch < max(epoch for _, epoch in self._claimed.values())
         desired = truth.commits.get(after.commit)
         if desired is None:
             truth.broken("trouble with Git changes nothing", f"{node}: {after.commit} is no good commit")
@@ -192,7 +193,7 @@ class Orders:
             return
         homes = [name for name in self.truth.assigned if name != node and self._runs(name, order.replica)]
         for home in sorted(homes, key=lambda name: self._ordered(name, order.replica))[-1:]:  # others were left already
-            if not (self._late or self._may_leave(home, order, spec, desired)):
+            if not (self._replaced or self._may_leave(home, order, spec, desired)):
                 detail = f"{order.replica} starts on {node}, and its home {home} was not lost"
                 self.truth.broken("moved only when lost or told to", detail)
         # Whether it ran before, also under the name it had then: starting it again is healing, and waits for nobody.
@@ -217,7 +218,9 @@ class Orders:
         ):
             return True  # it said so before it fell silent, and the lease decides who runs
         if order.policy.lease != "none" and self.truth.world.barred(order.replica, home):
-            return True  # it runs there from before it needed a lease, which it cannot have there
+            row = self.truth.row(home, order.replica)
+            if row is None or row.order.lease is None:
+                return True  # it runs there from before it needed a lease, which it cannot have there
         site, truth = desired.cluster.nodes.get(home), self.truth
         if site is None or home in truth.asked or truth.world.servers.disturbed():
             return True

@@ -15,9 +15,11 @@ from pathlib import Path
 import httpx
 
 from agent.client import NodeClient
+from agent.clock import SystemClock
 from agent.errors import TdieError, Waiting
+from agent.expiry import Expiry, FarClock
 from agent.keeper.client import KeeperClient
-from agent.wire import Report
+from agent.wire import Accepted, Assignment, Report
 
 
 @dataclass
@@ -98,6 +100,17 @@ async def report_when(client: NodeClient, api: str, true: Callable[[Report], boo
             except TdieError:
                 pass  # it is still starting
             await asyncio.sleep(0.03)
+
+
+async def soon(client: NodeClient, api: str, seconds: float = 30.0) -> Expiry:
+    """So many seconds from now on the clock of the agent's machine."""
+    report, now = await client.report(api, 0, 0.0, ""), SystemClock().now
+    return FarClock.of(report, now()).after(seconds, now())
+
+
+async def assign(client: NodeClient, api: str, assignment: Assignment) -> Accepted:
+    """The agent has it on disk."""
+    return await client.assign(api, assignment, await soon(client, api))
 
 
 def alive(pid: int | None) -> bool:

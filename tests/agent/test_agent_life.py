@@ -14,7 +14,8 @@ from agent import keys
 from agent.consul.embedded.memory import MemoryConsul
 from agent.consul.embedded.store import Store
 from agent.edges import Edges, NodeSettings
-from agent.errors import Invalid, TdieError, Waiting
+from agent.errors import Invalid, Refused, TdieError, Waiting
+from agent.expiry import FarClock
 from agent.leadership import MOST_AHEAD
 from agent.ledger import MemoryLedger, Remembered
 from agent.node import Agent
@@ -175,6 +176,30 @@ def test_commands_of_the_wrong_leader_are_refused() -> None:
         with pytest.raises(StaleLeader):
             await again.claim(Claim(epoch=4))
         assert (await again.claim(Claim(epoch=5))).assignment == good
+
+    story(body)
+
+
+def test_what_comes_too_late_is_refused() -> None:
+    async def body(bench: Bench) -> None:
+        agent = bench.start()
+        far = FarClock.of((await agent.claim(Claim(epoch=1))).report, bench.clock.now())
+        offered = assignment(order("web.0"))
+        expiry = far.after(10.0, bench.clock.now())
+        await asyncio.sleep(9.9)
+        await agent.assign(offered, expiry)
+        await asyncio.sleep(0.1)
+        await agent.assign(offered, expiry)  # once more: it is in force
+        changed = assignment(order("web.0", "2.0.0"), generation=2)
+        with pytest.raises(Refused, match=r"EXPIRED generation 2 came 0\.0 s too late"):
+            await agent.assign(changed, expiry)
+        assert agent.assignment == offered
+        await bench.stop()
+        bench.boot_id = "booted since"
+        again = bench.start()
+        with pytest.raises(Refused, match="EXPIRED generation 2 came after this machine has booted"):
+            await again.assign(changed, far.after(10.0, bench.clock.now()))
+        await again.assign(changed, None)  # of a controller that says nothing of it
 
     story(body)
 

@@ -15,7 +15,8 @@ import pytest
 
 from agent.__main__ import main
 from agent.client import NodeClient
-from agent.errors import TdieError
+from agent.clock import SystemClock
+from agent.errors import Refused, TdieError
 from agent.keeper.client import KeeperClient
 from agent.packages.digest import content_digest as package_digest
 from agent.packages.pack import pack
@@ -30,7 +31,7 @@ from agent.wire import (
     content_digest,
 )
 from tests.agent.keeper.releases import release
-from tests.agent.programs import Program, alive, ended, report_when
+from tests.agent.programs import Program, alive, assign, ended, report_when, soon
 from tests.disk_trouble import Filler, small_disk
 
 MANIFEST = {"name": "sleeper", "version": "1.0.0", "runtime": "exec", "command": ["sleep", "{settings.seconds}"]}
@@ -80,7 +81,7 @@ async def test_on_a_full_disk_everything_keeps_running_and_comes_back(
         first = program.start()
         await report_when(client, program.api, lambda report: True)
         await client.claim(program.api, Claim(epoch=1))
-        await client.assign(program.api, assignment(program, source, 2))
+        await assign(client, program.api, assignment(program, source, 2))
         before = processes(await report_when(client, program.api, all_well(2)))
         disk = Filler(program.data)
         disk.fill()
@@ -106,11 +107,30 @@ async def test_on_a_full_disk_everything_keeps_running_and_comes_back(
         assert processes(await report_when(client, program.api, all_well(2))) == healed
 
 
+async def test_what_lay_before_an_agent_that_stood_still_is_not_obeyed(
+    program: Program, client: NodeClient, source: str
+) -> None:
+    agent, clock = program.start(), SystemClock()
+    await report_when(client, program.api, lambda report: True)
+    await client.claim(program.api, Claim(epoch=1))
+    expiry = await soon(client, program.api, 0.5)
+    agent.send_signal(signal.SIGSTOP)
+    sending = asyncio.create_task(client.assign(program.api, assignment(program, source, 1), expiry), name="send")
+    while clock.now() < expiry.at:
+        await asyncio.sleep(0.05)
+    agent.send_signal(signal.SIGCONT)
+    with pytest.raises(Refused, match=r"generation 1 came \d.\d s too late"):
+        await sending
+    assert (await client.report(program.api, 0, 0.0, "")).accepted is None
+    await assign(client, program.api, assignment(program, source, 1))
+    await report_when(client, program.api, all_well(1))
+
+
 async def test_killed_agents_find_their_hosts_as_they_were(program: Program, client: NodeClient, source: str) -> None:
     first = program.start()
     await report_when(client, program.api, lambda report: True)
     await client.claim(program.api, Claim(epoch=1))
-    await client.assign(program.api, assignment(program, source, 4))
+    await assign(client, program.api, assignment(program, source, 4))
     before = await report_when(client, program.api, all_well(4))
     assert all(pid and restarts == 0 for pid, restarts in processes(before).values())
 
@@ -154,7 +174,7 @@ async def test_an_agent_of_another_release_brings_its_keeper_along(
     agent = program.start()
     await report_when(client, program.api, lambda report: True)
     await client.claim(program.api, Claim(epoch=1))
-    await client.assign(program.api, assignment(program, source, 4))
+    await assign(client, program.api, assignment(program, source, 4))
     before = processes(await report_when(client, program.api, all_well(4)))
     pid, code = await keeper_of(program)
     assert "KEEPER_UPGRADED" not in log.read_text()

@@ -13,7 +13,7 @@ import pytest
 from agent.client import NodeClient
 from agent.packages.pack import pack
 from agent.wire import Assignment, Claim, NodePolicy, Report, content_digest
-from tests.agent.programs import Program, alive, report_when
+from tests.agent.programs import Program, alive, assign, report_when
 
 SLEEPER = pack(
     {"manifest.json": (json.dumps({
@@ -85,7 +85,7 @@ async def test_from_start_to_prune(program: Program, client: NodeClient, http: h
     program.start()
     await program.ready(http)
     await client.claim(program.api, Claim(epoch=1))
-    await client.assign(program.api, assignment(program))
+    await assign(client, program.api, assignment(program))
     again = await report_when(client, program.api, lambda report: report.settled and report.accepted is not None)
     assert of_hand(again) == {
         one["settingsId"]: ("Started", one["pid"]),
@@ -108,7 +108,7 @@ async def test_from_start_to_prune(program: Program, client: NodeClient, http: h
     assert not alive(three["pid"])
 
     # A cluster that keeps nothing but what Git owns.
-    await client.assign(program.api, assignment(program, 2, prune_all=True))
+    await assign(client, program.api, assignment(program, 2, prune_all=True))
     await report_when(client, program.api, lambda report: not report.by_hand and report.settled)
     assert not alive(one["pid"])
     assert not alive(two["pid"])

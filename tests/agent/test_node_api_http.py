@@ -22,6 +22,7 @@ from agent.consul.embedded.memory import MemoryConsul
 from agent.consul.embedded.store import Store
 from agent.edges import Edges, NodeSettings
 from agent.errors import Denied, Invalid, Missing, Refused, Waiting
+from agent.expiry import Expiry
 from agent.leases.peers import Ack, Ask, HttpPeers
 from agent.ledger import MemoryLedger
 from agent.node import Agent
@@ -41,6 +42,7 @@ from reconciler.simulation.keeper import SimKeeper
 from reconciler.simulation.machine import Machine
 
 TOKEN = "a-token-only-for-this-test"
+NEVER = Expiry("b", 1e9)
 
 
 def missing(digest: str) -> bytes:
@@ -122,10 +124,13 @@ def assignment(replicas: int, generation: int = 1) -> Assignment:
 async def test_the_whole_conversation(running: Running, client: NodeClient, tmp_path: Path) -> None:
     claimed = await client.claim(running.url, Claim(epoch=2))
     assert claimed.assignment is None
-    accepted = await client.assign(running.url, assignment(3))
+    accepted = await client.assign(running.url, assignment(3), NEVER)
     report = claimed.report
     while not (report.settled and report.accepted == accepted):
         report = await client.report(running.url, report.index, 5.0, report.agent)
+    for late in (Expiry("b", 0.0), Expiry("the boot before", 1e9)):
+        with pytest.raises(Refused, match="EXPIRED generation 2 came"):
+            await client.assign(running.url, assignment(3, 2), late)
     with pytest.raises(StaleLeader) as caught:
         await client.claim(running.url, Claim(epoch=1))
     assert caught.value.epoch == 2
@@ -315,7 +320,7 @@ async def test_what_is_asked_for_somebody_carries_the_id_of_the_request_on(clien
         finally:
             correlation.reset(before)
         with pytest.raises(Waiting):
-            await client.assign(url, assignment(1))
+            await client.assign(url, assignment(1), NEVER)
         with pytest.raises(Waiting):
             await client.logs(url, "web.0", 1)
     ids = [re.findall(r"x-correlation-id: (\S+)", request) for request in heard]

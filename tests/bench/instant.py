@@ -11,6 +11,7 @@ from typing import Any
 from agent import keys
 from agent.consul.embedded.memory import MemoryConsul
 from agent.consul.protocol import Check, Service
+from agent.expiry import Expiry
 from agent.wire import (
     Accepted,
     Assignment,
@@ -122,7 +123,7 @@ class InstantNodes:
         node.epoch = claim.epoch
         return Claimed(report=node.report(0), assignment=node.assignment)
 
-    async def assign(self, api: str, assignment: Assignment) -> Accepted:
+    async def assign(self, api: str, assignment: Assignment, expiry: Expiry) -> Accepted:
         self.calls += 1
         self._nodes[api].take(assignment)
         return Accepted(epoch=assignment.epoch, generation=assignment.generation, digest=assignment.digest)

@@ -224,7 +224,7 @@ async def _obey(self: Obeyed, offered: Assignment, *, epochs: bool) -> Accepted:
 @breaking("a replaced leader is not obeyed")
 def agents_believe_any_epoch(patch: Patch) -> None:
     """An agent takes assignments of leaders that were replaced."""
-    patch.setattr(Obeyed, "assign", lambda self, offered: _obey(self, offered, epochs=False))
+    patch.setattr(Obeyed, "assign", lambda self, offered, _: _obey(self, offered, epochs=False))
 
 
 @breaking("a replaced leader is not obeyed")
@@ -269,10 +269,23 @@ def _uncertain(patch: Patch) -> None:
     patch.setattr(NodeLocks, "take", all_of_them)
 
 
+@breaking("nothing is obeyed too late")
+def agents_look_at_no_clock(patch: Patch) -> None:
+    """An agent takes an assignment over however long it was on its way."""
+    patch.setattr(Obeyed, "_must_be_in_time", nothing)
+
+
+@breaking("nothing is obeyed too late")
+def assignments_are_good_for_an_hour(patch: Patch) -> None:
+    """A controller lets what it sends be taken over long after it gave up on it."""
+    expiry = Fleet.expiry
+    patch.setattr(Fleet, "expiry", lambda self, name, _seconds: expiry(self, name, 3600.0))
+
+
 @breaking("numbers only grow")
 def agents_believe_any_number(patch: Patch) -> None:
     """An agent takes assignments that come late."""
-    patch.setattr(Obeyed, "assign", lambda self, offered: _obey(self, offered, epochs=True))
+    patch.setattr(Obeyed, "assign", lambda self, offered, _: _obey(self, offered, epochs=True))
 
 
 @breaking("numbers only grow")
