@@ -8,15 +8,34 @@ from dataclasses import dataclass, field
 from itertools import count
 from typing import Any
 
+import structlog
+
 from agent.clock import Clock
 from reconciler.execution.leadership import Term
 from reconciler.execution.publish import Sent
 from reconciler.model.desired import DesiredState
 from reconciler.model.observed import ObservedState, Presence
 from reconciler.model.plan import Plan
+from reconciler.news import Heard, listed, steps
 from reconciler.source.sourced import Sourced
 
+log = structlog.get_logger("events")
+
 EVENTS = 1000
+_WELL = frozenset(
+    {
+        "LEADING",
+        "STANDING_BY",
+        "PLAN_RESUMED",
+        "COMMIT_IN_FORCE",
+        "CHANGING",
+        "SENT",
+        "STEP_DONE",
+        "CONVERGED",
+        "HEALTHY",
+    }
+    | {"NODE_BACK"}
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +60,7 @@ class Board:
         self._said: dict[str, str] = {}
         self._resumes = ""  # the commit that an earlier leader may not have carried out wholly
         self._unknown: dict[str, tuple[int, int]] = {}  # node → what it was sent and did not answer
+        self._heard = Heard()
         self.events: deque[Event] = deque(maxlen=EVENTS)
         self.term: Term | None = None
         self.source: Sourced | None = None
@@ -62,7 +82,7 @@ class Board:
         self.term = term
         # What was so when it led before may not be any more.
         self.source = self.desired = self.observed = self.plan = None
-        self._resumes, self._unknown = in_force or "", {}
+        self._resumes, self._unknown, self._heard = in_force or "", {}, Heard()
         self.error = ""
         self._event("LEADING", f"leads with epoch {term.epoch}", epoch=term.epoch)
 
@@ -75,7 +95,7 @@ class Board:
     def trouble(self, error: BaseException) -> None:
         """Something did not work; it is said once until it changes."""
         self.error = str(error)
-        self._once("trouble", getattr(error, "code", "ERROR"), str(error))
+        self._once("trouble", *_told(error))
 
     def sourced(self, sourced: Sourced) -> None:
         """A look at Git ended like this."""
@@ -83,7 +103,7 @@ class Board:
             return
         self.source = sourced
         if sourced.trouble is not None:
-            self._once("git", sourced.trouble.code, str(sourced.trouble))
+            self._once("git", *_told(sourced.trouble))
         elif sourced.problems:
             self._once(
                 "git",
@@ -108,18 +128,25 @@ class Board:
         """A failed rollout took the commit back, or could not."""
         self._event("AUTO_REVERT", what)
 
+    def found(self, observed: ObservedState, plan: Plan) -> None:
+        """The fleet looks like this, and this is what will be done about it."""
+        for news in self._heard.news(observed, plan):
+            self._event(news.code, news.detail, names=list(news.names))
+
     def planned(self, desired: DesiredState, observed: ObservedState, plan: Plan, sent: tuple[Sent, ...]) -> None:
         """A cycle ended with this plan."""
         self.desired, self.observed, self.plan, self.error = desired, observed, plan, ""
+        self._said.pop("trouble", None)  # it is over, and news if it comes again
         self._take_up(observed, plan)
+        doing = steps(plan, observed, (one.node for one in sent))
         for one in sent:
-            self._sent(one)
+            self._sent(one, listed(doing.get(one.node, ())))
         done = "CHANGING" if plan.changes else "HEALTHY" if plan.healthy else "CONVERGED"
         self._once("plan", done, f"commit {plan.commit[:8]}: {len(plan.changes)} change(s), {len(plan.holds)} held")
         for listener in list(self._listeners):
             listener()
 
-    def _sent(self, one: Sent) -> None:
+    def _sent(self, one: Sent, doing: str) -> None:
         what = f"{one.node}: assignment {one.epoch}.{one.generation}"
         if one.unknown:
             self._unknown[one.node] = (one.epoch, one.generation)
@@ -128,8 +155,9 @@ class Board:
         self._unknown.pop(one.node, None)
         if one.error:
             self._once(f"send {one.node}", "NOT_SENT", f"{one.node}: {one.error}", node=one.node)
-        else:
-            self._event("SENT", what, node=one.node)
+            return
+        self._said.pop(f"send {one.node}", None)
+        self._event("SENT", f"{what}: {doing}" if doing else what, node=one.node)
 
     def _take_up(self, observed: ObservedState, plan: Plan) -> None:
         """What was open is known: whether a node has what it did not answer, and what an earlier leader left to do."""
@@ -157,5 +185,12 @@ class Board:
     def _event(self, code: str, detail: str, **fields: Any) -> None:
         at = f"{self._clock.wall():%Y-%m-%dT%H:%M:%S.%fZ}"
         self.events.append(Event(next(self._numbers), at, code, detail, fields))
+        (log.info if code in _WELL else log.warning)(code, detail=detail, **fields)
         for listener in list(self._listeners):
             listener()
+
+
+def _told(error: BaseException) -> tuple[str, str]:
+    """The error's code, and the rest of what it says."""
+    code = str(getattr(error, "code", "ERROR"))
+    return code, str(error).replace(f"{code} ", "", 1)

@@ -24,6 +24,8 @@ _STUCK = {
     "PACKAGE_MISSING": "tdie package push",
     "NO_PLACE": "tdie explain INSTANCE",
 }
+NEXT: Mapping[str, str] = {**_ASKS, **_STUCK}
+"""Why a change is held → what somebody does about it; what ends by itself is not in it."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -96,7 +96,7 @@ class Loop:
 
     async def run(self) -> None:
         """Stand by and lead, again and again, until cancelled. The longer Consul is away, the less it is asked."""
-        pause, said = CANDIDATE[0], ""
+        pause = CANDIDATE[0]
         while True:
             began = self._edges.clock.now()
             try:
@@ -106,11 +106,9 @@ class Loop:
                 log.warning("a node knows a later leadership", error=str(group.exceptions[0]))
             except* TdieError as group:
                 self.board.trouble(_first(group))
-                if said != (said := str(_first(group))):
-                    log.warning("not leading", error=said)
             self.board.follows()
             if self._edges.clock.now() - began > CANDIDATE[1]:
-                pause, said = CANDIDATE[0], ""  # it stood by or led for a while
+                pause = CANDIDATE[0]  # it stood by or led for a while
             await asyncio.sleep(pause)
             pause = min(2 * pause, CANDIDATE[1])
 
@@ -189,7 +187,6 @@ class Loop:
                 raise
             except TdieError as error:
                 self.board.trouble(error)
-                log.warning("cycle not finished", error=str(error))
                 wait = AGAIN
             reasons = await self._wakeups.wait(wait)
             if reasons & LOOK_AT_GIT:
@@ -238,6 +235,7 @@ class Loop:
         if decided is self._settled.plan:  # nothing it was made of has changed
             self._settled = replace(self._settled, look_again_at=_earliest(decided.look_again_at, presence_changes))
             return self._settled
+        self.board.found(observed, decided)
         await topics.publish(desired.instances)  # who subscribes is known before anybody publishes
         sent = await publisher.publish(decided, observed)
         await self.record.put_in_force(desired.commit, desired.subject, term.session)

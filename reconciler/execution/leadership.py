@@ -161,7 +161,6 @@ class Leadership:
         started = self._clock.now()
         epoch, fresh = await self._new_epoch(session, self._seen_epoch)
         await self._say(f"leads since {self._clock.wall():%Y-%m-%d %H:%M:%S} UTC with epoch {epoch}")
-        log.info("leading", epoch=epoch, controller=self.name)
         return Term(epoch, session, Monotonic(started + self._ttl), fresh)
 
     async def raise_epoch(self, term: Term, at_least: int) -> None:
@@ -243,7 +242,6 @@ class Leadership:
             await asyncio.sleep(self._ttl / 3)
 
     def _end(self, term: Term, why: str) -> None:
-        log.warning("leadership over", epoch=term.epoch, why=why)
         term.why = why
         self._sentence = "stands by"
         term.ended.set()

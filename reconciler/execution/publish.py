@@ -6,8 +6,6 @@ import asyncio
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
-import structlog
-
 from agent.client import ANSWER, NodeApi
 from agent.clock import Clock
 from agent.errors import TdieError, Waiting
@@ -18,8 +16,6 @@ from reconciler.model.observed import NodeView, ObservedState, Presence
 from reconciler.model.plan import NodeTarget, Plan
 from reconciler.observe.fleet import Fleet
 from reconciler.observe.follower import HigherEpoch
-
-log = structlog.get_logger("publish")
 
 AT_ONCE = 64  # assignments in flight
 PEERS = 2  # agents named as further sources of a package
@@ -126,11 +122,9 @@ class Publisher:
             except TdieError as error:
                 self._fleet.doubt(target.node, str(error))  # it may have arrived: ask before sending anything else
                 return self._failed(assignment, error)
-        log.info("sent", node=target.node, generation=assignment.generation, replicas=len(assignment.replicas))
         return Sent(target.node, assignment.epoch, assignment.generation)
 
     def _failed(self, assignment: Assignment, error: TdieError) -> Sent:
-        log.warning("not sent", node=assignment.node, generation=assignment.generation, error=str(error))
         epoch = getattr(error, "epoch", None)
         higher = epoch if isinstance(epoch, int) and epoch > assignment.epoch else 0
         unknown = isinstance(error, Waiting)

@@ -181,8 +181,6 @@ class Follower:
             raise HigherEpoch(node.view.name, epoch) from error
 
     def _silent(self, node: Followed, error: TdieError) -> None:
-        if node.poll.says is not Says.DOWN:
-            log.warning("node does not answer", node=node.view.name, error=str(error))
         node.poll = node.poll.turn(Says.DOWN, self._clock.now(), f"our poll gets no answer ({error.code})")
         self._changed("report")
 

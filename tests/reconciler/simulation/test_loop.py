@@ -6,8 +6,10 @@ import asyncio
 from collections.abc import Iterable
 
 import pytest
+from structlog.testing import capture_logs
 
 from agent import keys
+from agent.errors import Waiting
 from reconciler import answers
 from reconciler.execution.locks import NodeLocks
 from reconciler.simulation import virtual
@@ -142,8 +144,60 @@ def test_what_was_sent_and_not_answered_is_unknown_until_the_node_tells_that_it_
     assert [code for code, _ in words] == ["STEP_UNKNOWN", "STEP_DONE", "SENT"]
     assert words[0][1].startswith("a: assignment 1.2 may have arrived: UNREACHABLE")
     assert words[1][1] == "a: assignment 1.2 had arrived"
-    assert words[2][1] == "a: assignment 1.3"  # 1.2 fetched the package
+    assert words[2][1] == "a: assignment 1.3: replace web.0"  # 1.2 fetched the package
     assert shown == "a: web.0 web@1.1.0"
+
+
+async def said_of(*lines: str) -> list[str]:
+    """What the controller tells, without how many changes are left."""
+    stage = Stage(World())
+    for line in ("fleet a b c", "controller one", "commit web@1.0 on 3", "settle", *lines):
+        await (asyncio.sleep(float(line)) if line.isdigit() else stage.do(0, line))
+    events = stage.world.controllers["one"].loop.board.events
+    await stage.world.close()
+    return [
+        f"{event.code} {event.detail}" for event in events if event.code not in ("CHANGING", "CONVERGED", "HEALTHY")
+    ]
+
+
+def test_what_a_lost_node_brings_about_is_told_in_the_order_in_which_it_happens() -> None:
+    with capture_logs() as logged:
+        said = virtual.run(said_of("power off a", "60", "settle", "power on a", "60"))
+    silent = "our poll gets no answer (UNREACHABLE)"
+    missed = f"its check in Consul is critical; {silent}"
+    assert said == [
+        "LEADING leads with epoch 1",
+        "COMMIT_IN_FORCE commit 00000000 is in force: commit 1",
+        "SENT a: assignment 1.1: fetch web@1.0.0, start web.0",
+        "SENT b: assignment 1.1: fetch web@1.0.0, start web.1",
+        "SENT c: assignment 1.1: fetch web@1.0.0, start web.2",
+        f"UNREACHABLE a: {silent}",
+        f"AGENT_DOWN a: {missed}",
+        f"NODE_LOST a: {missed}",
+        "SENT b: assignment 1.2: start web.0 (node a lost)",
+        f"UNREACHABLE a: {silent}",
+        "NODE_BACK a: is alive again",
+        "SENT a: assignment 1.2: stop web.0 (superseded by the one on b)",
+    ]
+    lines = [f"{line['event']} {line['detail']}" for line in logged if "detail" in line]
+    assert set(said) <= set(lines)
+    levels = {line["event"]: line["log_level"] for line in logged if "detail" in line}
+    assert (levels["NODE_LOST"], levels["NODE_BACK"]) == ("warning", "info")
+
+
+def test_trouble_that_comes_again_is_told_again() -> None:
+    async def story() -> list[str]:
+        stage = await begun()
+        board = stage.world.controllers["one"].loop.board
+        for version in ("1.1", "1.2"):
+            for _ in range(3):
+                board.trouble(Waiting("no answer", code="CONSUL_UNAVAILABLE", where="x"))
+            await stage.do(0, f"commit web@{version} on 1")
+            await stage.do(0, "settle")
+        await stage.world.close()
+        return [event.detail for event in board.events if event.code == "CONSUL_UNAVAILABLE"]
+
+    assert virtual.run(story()) == ["x: no answer", "x: no answer"]
 
 
 def test_who_leads_again_tells_nothing_of_what_was_true_when_it_led_before() -> None:
