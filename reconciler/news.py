@@ -1,4 +1,4 @@
-"""What is new about the fleet and its plan, in words: nodes that go and come back, what is wrong there, what waits for somebody."""
+"""What is new about fleet and plan, in words: nodes that go and come back, what crashes or is wrong, what waits for people."""
 
 from __future__ import annotations
 
@@ -6,12 +6,13 @@ from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from agent.wire import NodeProblem
+from agent.wire import NodeProblem, ReplicaState
 from reconciler.doctor import NEXT
-from reconciler.model.observed import NodeView, ObservedState, Presence
+from reconciler.model.observed import NodeView, ObservedState, Presence, ReplicaView
 from reconciler.model.plan import Cause, Change, Hold, HoldReason, NodeTarget, Plan, Verdict
 
 NAMED = 5  # of many that have the same news
+_GIVEN_UP = {ReplicaState.BACKOFF: "CRASH_LOOP", ReplicaState.FAILED: "FAILED"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,9 +35,14 @@ class Heard:
 
     def news(self, observed: ObservedState, plan: Plan) -> list[News]:
         """What nobody was told yet; of many nodes or instances with the same news together. Looks only at what changed."""
-        changed = [view for name, view in observed.nodes.items() if self._views.get(name) is not view]
-        self._views = observed.nodes
-        return [*self._nodes(changed), *self._wrong(changed), *self._holds(plan, observed)]
+        before, self._views = self._views, observed.nodes
+        changed = [view for name, view in observed.nodes.items() if before.get(name) is not view]
+        return [
+            *self._nodes(changed),
+            *self._wrong(changed),
+            *_crashes((before[view.name], view) for view in changed if view.name in before),
+            *self._holds(plan, observed),
+        ]
 
     def _nodes(self, changed: Iterable[NodeView]) -> Iterator[News]:
         found: dict[str, dict[str, str]] = defaultdict(dict)
@@ -64,7 +70,7 @@ class Heard:
     def _holds(self, plan: Plan, observed: ObservedState) -> Iterator[News]:
         waits: dict[HoldReason, dict[str, Hold]] = defaultdict(dict)
         for hold in plan.holds:
-            if hold.reason.value in NEXT:
+            if hold.reason in NEXT:
                 waits[hold.reason].setdefault(hold.instance, hold)
         if HoldReason.NO_PLACE in waits and _gathers(observed):
             del waits[HoldReason.NO_PLACE]
@@ -74,6 +80,23 @@ class Heard:
             if new:
                 yield News(reason.value, f"{_several(new)} (next: {NEXT[reason.value]})", tuple(new))
         self._waits = waits
+
+
+def _crashes(looks: Iterable[tuple[NodeView, NodeView]]) -> Iterator[News]:
+    """Replicas that ended by themselves between two looks at their node (FAULTS row 35)."""
+    found: dict[str, dict[str, str]] = defaultdict(dict)
+    for before, now in looks:
+        for name, row in now.replicas.items():
+            earlier = before.replicas.get(name)
+            if earlier is not None and earlier is not row and (code := _crash(earlier, row)):
+                found[code][name] = f"on {now.name}, {row.last_error or row.state.value}"
+    yield from _together(found)
+
+
+def _crash(before: ReplicaView, now: ReplicaView) -> str:
+    if now.state is not before.state and now.state in _GIVEN_UP:
+        return _GIVEN_UP[now.state]
+    return "CRASHED" if now.restarts > before.restarts else ""
 
 
 def _gathers(observed: ObservedState) -> bool:

@@ -87,6 +87,22 @@ def test_that_nothing_has_a_place_means_nothing_before_the_nodes_were_heard() ->
     ]
 
 
+def test_what_crashes_is_told_with_how_it_ended() -> None:
+    heard = Heard()
+
+    def look(state: ReplicaState, restarts: int, error: str = "") -> list[str]:
+        row = ReplicaView("web.0", "web", "h", WEB, state, False, Monotonic(0.0), restarts, last_error=error)
+        return told(heard, fleet(replace(node("a"), replicas={"web.0": row})))
+
+    assert look(ReplicaState.STARTED, 3, "exit 1 an hour ago") == []  # nobody here saw it
+    assert look(ReplicaState.STARTED, 4, "exit 139") == ["CRASHED web.0: on a, exit 139"]
+    assert look(ReplicaState.STARTED, 4, "exit 139") == []
+    assert look(ReplicaState.BACKOFF, 4, "exit 139") == ["CRASH_LOOP web.0: on a, exit 139"]
+    assert look(ReplicaState.STARTING, 5, "exit 139") == ["CRASHED web.0: on a, exit 139"]
+    assert look(ReplicaState.FAILED, 5) == ["FAILED web.0: on a, Failed"]
+    assert look(ReplicaState.STOPPED, 5) == []
+
+
 def test_long_lists_end() -> None:
     assert listed(["a", "b"]) == "a, b"
     assert listed([f"{n}" for n in range(8)]) == "0, 1, 2, 3, 4 and 3 more"
