@@ -13,7 +13,7 @@ from agent.carry import Carrier
 from agent.edges import Edges, NodeSettings
 from agent.errors import Missing, TdieError
 from agent.expiry import Expiry
-from agent.keeper.protocol import HostOrder
+from agent.keeper.protocol import HostOrder, HostRow
 from agent.keeper_care import stop_all, watch_keeper
 from agent.leadership import Leadership, accepted
 from agent.leases.leases import Leases
@@ -59,6 +59,7 @@ class Agent:
         self._remembered = Remembered()
         self._told_failures: frozenset[str] = frozenset()
         self._leaving = False
+        self._adopted = False  # what its keeper has kept running has been found
         self._problem = NodeProblems(lambda: self._applier.look_again(()))
         self.book = ReportBook(
             cluster=settings.cluster,
@@ -302,6 +303,9 @@ class Agent:
 
     def _all_read(self) -> None:
         """The keeper's rows are known (again): everything is looked at once."""
+        if not self._adopted:
+            self._adopted = True
+            _say_adopted(self._carrier.orders, self.table.rows)
         for row in self.table.rows.values():
             self._carrier.ports.seen(row.replica, row.order.port)
         names = self.table.rows.keys() | self._carrier.orders.keys() | self.book.rows.keys() | self.by_hand.keys()
@@ -329,6 +333,13 @@ class Agent:
             packages=self._stock.news(),
             problems=sorted([*self._problem.all, *said], key=lambda p: (p.code, p.detail)),
         )
+
+
+def _say_adopted(orders: Collection[str], rows: Mapping[str, HostRow]) -> None:
+    """How many of the ordered hosts go on that ran before this agent did (FAULTS row 32)."""
+    running = sum(name in rows and rows[name].pid is not None for name in orders)
+    if running:
+        log.info("hosts that ran before this agent go on", code="ADOPTED", hosts=f"{running}/{len(orders)}")
 
 
 def _subject(step: Step) -> str:

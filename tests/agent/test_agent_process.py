@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import re
 import signal
 import sys
 from collections.abc import AsyncIterator, Callable
@@ -142,6 +143,7 @@ async def test_killed_agents_find_their_hosts_as_they_were(program: Program, cli
     assert processes(again) == processes(before)
     assert (again.accepted, again.epoch) == (before.accepted, 1)
     assert again.agent != before.agent
+    assert re.search(r'"ADOPTED", "hosts": "4/4"|hosts=4/4', (program.data.parent / "agent.log").read_text())
 
     victim = again.replicas[0]
     await client.kill(program.api, "sleeper", victim.replica)  # stopped by hand: healed
