@@ -78,7 +78,8 @@ class Heard:
             told = self._waits.get(reason, {})
             new = {name: hold.detail for name, hold in holds.items() if name not in told}
             if new:
-                yield News(reason.value, f"{_several(new)} (next: {NEXT[reason.value]})", tuple(new))
+                todo = NEXT[reason].replace("INSTANCE", next(iter(new)))
+                yield News(reason.value, f"{_several(new)} (next: {todo})", tuple(new))
         self._waits = waits
 
 

@@ -82,9 +82,7 @@ def test_that_nothing_has_a_place_means_nothing_before_the_nodes_were_heard() ->
     heard, plan = Heard(), held(HoldReason.NO_PLACE, "web")
     assert told(heard, fleet(node("a", Presence.ABSENT)), plan) == []
     assert told(heard, fleet(node("a"), node("b", Presence.JOINING)), plan) == []
-    assert told(heard, fleet(node("a"), node("b")), plan) == [
-        "NO_PLACE web: why web waits (next: tdie explain INSTANCE)"
-    ]
+    assert told(heard, fleet(node("a"), node("b")), plan) == ["NO_PLACE web: why web waits (next: tdie explain web)"]
 
 
 def test_what_crashes_is_told_with_how_it_ended() -> None:
