@@ -37,7 +37,9 @@ class World:
     ]  # those that are silent, with what Consul shows there (None: not known)
     lost_unheard: Mapping[str, NodeView]  # those that are lost
     forgotten: tuple[str, ...]  # those that Consul may have forgotten when it lost its data: each may run anything
-    forgetful: tuple[NodeView, ...]  # those that show replicas and do not remember who ordered them
+    forgetful: tuple[
+        NodeView, ...
+    ]  # those that show replicas, or ran them before, and do not remember who ordered them
     lost: tuple[str, ...]  # listed nodes that are lost
     record: Record
     mass_failure: MassFailure | None  # so many of them at once that nothing is simply moved
@@ -60,6 +62,10 @@ class World:
         """Whether a lost node may have run a replica, under one of these names, although this leader was never told so."""
         lost = self.lost_unheard.values()
         return any(view.may_run is None or not view.may_run.isdisjoint(names) for view in lost)
+
+    def ran(self, name: str) -> bool:
+        """Whether a replica ran on a node that has forgotten everything since, and is missed."""
+        return any(name in view.ran for view in self.forgetful)
 
     def shown_on_lost(self, *names: str) -> str:
         """The lost node on which Consul shows a replica under one of these names; empty if there is none."""

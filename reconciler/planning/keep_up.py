@@ -62,7 +62,7 @@ def _was_there(world: World, step: Step) -> bool:
     gone = step.change.cause in (Cause.NODE_LOST, Cause.NODE_REMOVED, Cause.LEASE)
     # What is ordered anew is ordered as it is wanted now, so that what runs there may be replaced at once.
     ended = step.adopts and (step.dead or step.hold is None)
-    return unseen or gone or ended or world.may_have_run(step.change.replica)
+    return unseen or gone or ended or world.may_have_run(step.change.replica) or world.ran(step.change.replica)
 
 
 def missed_deadline(standing: Standing, spec: InstanceSpec, now: Monotonic) -> bool:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from agent.wire import ReplicaState
 from reconciler.model.desired import InstanceSpec
-from reconciler.model.observed import NodeView, Presence
+from reconciler.model.observed import NodeView, Presence, ReplicaView
 from reconciler.model.plan import Cause, HoldReason, Verdict
 from reconciler.planning.capacity import lacks
 from reconciler.planning.cases import Case, Step, World, make_change, make_order
@@ -12,6 +12,8 @@ from reconciler.planning.fleet import Sighting
 from reconciler.planning.homes import is_leased, names_of, old_name, wanted_replicas
 from reconciler.planning.place import Seats, port_taken
 from reconciler.planning.silence import held_by_forgotten, held_by_unheard, hold_silent
+
+_ORDER = {"runs there already": 0, "stopped there": 1, "ran there": 2}
 
 
 def start(
@@ -29,10 +31,9 @@ def start(
     elif not world.fleet.sites[node].silent:
         fault = _no_room(world, spec, node)
     cause, reason = _why_start(world, spec, name, node, lost)
-    row = there.replicas[name] if there is not None and there.name == node else None
-    if row is not None:
-        was = "stopped there" if row.state is ReplicaState.STOPPED else "runs there already"
-        cause, reason = Cause.DRIFT, f"{was}; {node} does not remember who ordered it"
+    row = there.replicas.get(name) if there is not None and there.name == node else None
+    if there is not None and there.name == node:
+        cause, reason = Cause.DRIFT, f"{_how_it_is(row)}; {node} does not remember who ordered it"
     change = make_change(
         world, Verdict.START, cause, replica=name, instance=spec.name, node=node, spec=spec, before=lost, reason=reason
     )
@@ -83,9 +84,15 @@ def _held_by_mass_failure(world: World, spec: InstanceSpec, step: Step, lost: Si
 
 
 def _where_it_ran(world: World, name: str) -> NodeView | None:
-    """The node that has forgotten its orders and shows a replica, rather one on which it was not stopped."""
-    found = [view for view in world.forgetful if name in view.replicas]
-    return min(found, key=lambda view: view.replicas[name].state is ReplicaState.STOPPED, default=None)
+    """The node that has forgotten its orders and on which a replica runs, or was stopped, or of which nothing is left there."""
+    found = [view for view in world.forgetful if name in view.replicas or name in view.ran]
+    return min(found, key=lambda view: _ORDER[_how_it_is(view.replicas.get(name))], default=None)
+
+
+def _how_it_is(row: ReplicaView | None) -> str:
+    if row is None:
+        return "ran there"
+    return "stopped there" if row.state is ReplicaState.STOPPED else "runs there already"
 
 
 def _no_room(world: World, spec: InstanceSpec, node: str) -> str:

@@ -394,6 +394,12 @@ class Story:
         """The agent of this node lost what it had written down."""
         self._view(replace(self.observed.nodes[rest], assignment=None, accepted=None, next_generation=1))
 
+    def do_wipe(self, rest: str) -> None:
+        """This node is another machine of that name, and knows nothing."""
+        self.do_amnesia(rest)
+        view = self.observed.nodes[rest]
+        self._view(replace(view, replicas={}, installed=frozenset(), ran=frozenset(view.replicas)))
+
     # ------------------------------------------------------------------------------------------ time
 
     def do_wait(self, rest: str) -> None:
