@@ -8,7 +8,7 @@ from dataclasses import replace
 from typing import TypeVar
 
 from agent import keys
-from agent.consul.protocol import KeyValue
+from agent.consul.protocol import KeyValue, SessionGone
 from agent.leases.values import Record, Token
 from agent.leases.world import World
 
@@ -41,6 +41,14 @@ class LeaseKey:
         """The lock is free; `clean` says that nothing is left of what ran under it."""
         record = replace(self._record(index, token, eligible), released_clean=clean)
         await self._ask(self._world.consul.release(self._key, record.encode(), self._world.session.id))
+
+    async def session_is_gone(self) -> bool:
+        """Whether our session has ended since its last renewal: then the lock is free without anybody's doing."""
+        try:
+            await self._ask(self._world.consul.session_renew(self._world.session.id))
+        except SessionGone:
+            return True
+        return False
 
     async def epoch(self) -> KeyValue | None:
         """The epoch of the cluster; None when Consul was wiped and no leader has made a new one."""

@@ -200,7 +200,10 @@ class Tender:
             now = (session.renewals, session.lapses)
             entry = await self._key.read()
             if entry is None or not self._is_ours(entry, held):
-                await self._end(TAMPERED)
+                if await self._key.session_is_gone():
+                    await self._wait(AGAIN)  # why, and what follows, is the session's to find out at its next renewal
+                else:
+                    await self._end(TAMPERED)
                 return
             if now[1] != held.lapses and (promised := self._promised()):
                 await self._wait(promised)

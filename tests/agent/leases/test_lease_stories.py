@@ -12,6 +12,7 @@ import pytest
 from agent import keys
 from agent.consul.embedded.memory import MemoryConsul
 from agent.consul.embedded.store import Store
+from agent.consul.protocol import KeyValue
 from agent.edges import Edges, NodeSettings
 from agent.errors import Waiting
 from agent.keeper.protocol import HostRow
@@ -479,6 +480,46 @@ def test_a_wiped_consul_is_an_outage_and_who_held_a_lease_takes_it_again() -> No
         await fleet.until(lambda: fleet.running("b"))
         assert fleet.witness.numbers() == [(3, 1), (4, 2)]
         assert fleet.clock.now() > wiped
+
+    story(body)
+
+
+def between_renewal_and_look(fleet: Fleet, happens: Callable[[], None]) -> None:
+    """This happens when a has renewed its session, before it looks whether the lock is still its own."""
+    consul, key = fleet.consuls["a"], keys.lease("c", "one.0")
+    get = consul.get
+
+    async def unlucky(asked: str) -> KeyValue | None:
+        if asked == key:
+            vars(consul).pop("get")
+            happens()
+        return await get(asked)
+
+    vars(consul)["get"] = unlucky
+
+
+def test_a_session_that_ends_after_its_renewal_was_revoked_and_nobody_meddled_with_the_lock() -> None:
+    async def body(fleet: Fleet) -> None:
+        await fleet.begin("a")
+        between_renewal_and_look(
+            fleet, lambda: fleet.store.destroy_session(str(fleet.store.entries[keys.lease("c", "one.0")].session))
+        )
+        await fleet.until(lambda: "a" not in fleet.witness.live)
+        assert fleet.machines["a"].rows["one.0"].fenced == "LEASE_REVOKED"
+
+    story(body)
+
+
+def test_a_consul_that_is_wiped_after_a_renewal_is_an_outage_too() -> None:
+    async def body(fleet: Fleet) -> None:
+        await fleet.begin("a")
+        pid = fleet.machines["a"].rows["one.0"].pid
+        between_renewal_and_look(fleet, lambda: wipe(fleet))
+        await fleet.until(lambda: fleet.problems("a").get("CONSUL_EPOCH_LOST", "") != "")
+        fleet.store.put(keys.epoch("c"), b"4")
+        await asyncio.sleep(300)
+        assert fleet.lease("a").state == "held"
+        assert fleet.machines["a"].rows["one.0"].pid == pid
 
     story(body)
 
