@@ -82,7 +82,7 @@ class NodeView:
     # Of a node never heard of: replicas that Consul shows there, all that it may run; None: not known.
     may_run: frozenset[str] | None = None
     last_shown: frozenset[str] | None = None  # … and those of one that Consul misses: it may run others since
-    # Of a node that came back without its orders and its processes: replicas that ran there, as far as this leader knew.
+    # Of a node that came back without its orders: replicas that ran there well, when this leader heard of them last.
     ran: frozenset[str] = frozenset()
     locked_by: str = ""  # who holds the node lock to say "not now", with the reason
     wish: NodeWish | None = None

@@ -46,7 +46,7 @@ def _lease(lease: LeaseStatus | None, report: Report, now: Monotonic) -> LeaseSt
 def claimed_view(before: NodeView, answer: Claimed, now: Monotonic) -> NodeView:
     """The node after it answered our claim: what it says is in force replaces everything we thought we had sent."""
     report = answer.report
-    ran = {*before.ran, *before.shown, *before.replicas} if answer.assignment is None else ()
+    ran = (before.ran | _well(before)) if answer.assignment is None else frozenset()
     fresh = replace(
         before,
         replicas={},
@@ -54,10 +54,14 @@ def claimed_view(before: NodeView, answer: Claimed, now: Monotonic) -> NodeView:
         accepted=report.accepted,
         may_run=None,
         last_shown=None,
-        ran=frozenset(ran),
+        ran=ran,
         next_generation=_next(report, answer.assignment),
     )
     return reported_view(fresh, report, now)
+
+
+def _well(view: NodeView) -> frozenset[str]:
+    return frozenset(name for name, row in view.replicas.items() if row.healthy)
 
 
 def reported_view(before: NodeView, report: Report, now: Monotonic) -> NodeView:

@@ -36,6 +36,7 @@ REGRESSIONS = {
     FAILSAFE + 111: "what nodes that were cut off ran was started elsewhere when Consul was wiped",
     FAILSAFE + 153: "what a drain had stopped at its deadline was said to be missed",
     FAILSAFE + 19692: "what runs where it may not have the lease that a commit asks for was said to move for no reason",
+    FAILSAFE + 2532: "what had only been ordered on a node that forgot everything was taken for what ran there",
     23949: "what a wiped machine had run counted as new, and one too many was taken away elsewhere",
     22405: "an order that came 24 s after it was sent was obeyed, when as many as may be were away already",
 }
