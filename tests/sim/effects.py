@@ -28,7 +28,7 @@ def _written(ops: Any) -> str:
 
 
 KINDS: Mapping[str, Kind] = {
-    "assign": Kind(lambda api, it: f"sends {it.epoch}.{it.generation} to {node_of(api)}", "nodes"),
+    "assign": Kind(lambda api, it, _: f"sends {it.epoch}.{it.generation} to {node_of(api)}", "nodes"),
     "claim": Kind(lambda api, claim: f"claims {node_of(api)}", "nodes"),
     "failsafe_ack": Kind(lambda api, ask: f"asks {ask.node} not to start {ask.replica}", "peers"),
     "put": Kind(lambda key, *_, **__: f"writes {key}", "consul"),

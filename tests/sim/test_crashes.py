@@ -15,6 +15,7 @@ import structlog
 
 from agent import keys
 from agent.clock import Monotonic
+from agent.expiry import Expiry
 from reconciler.execution.leadership import Leadership
 from reconciler.model.observed import ObservedState
 from reconciler.observe.fleet import Fleet
@@ -60,7 +61,9 @@ def test_there_is_trouble_of_every_kind() -> None:
 
 
 def _plans_go_on(patch: pytest.MonkeyPatch) -> None:
-    """A leader makes its first plan with what the one before it knew of the fleet."""
+    """A leader makes its first plan with what the one before it knew of the fleet, and what it sends does not expire."""
+    patch.setattr(Fleet, "expiry", lambda *_: Expiry("", 0.0))  # it knows no clock yet
+    patch.setattr(Expiry, "over", lambda *_: False)
     look, known = Fleet.snapshot, dict[str, Any]()
 
     def snapshot(fleet: Fleet, listed: Iterable[str], lost_after: float) -> tuple[ObservedState, Monotonic | None]:
