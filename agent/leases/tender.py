@@ -200,7 +200,7 @@ class Tender:
             now = (session.renewals, session.lapses)
             entry = await self._key.read()
             if entry is None or not self._is_ours(entry, held):
-                if await self._key.session_is_gone():
+                if await self._key.session_is_gone() or held.generation != session.generation:
                     await self._wait(AGAIN)  # why, and what follows, is the session's to find out at its next renewal
                 else:
                     await self._end(TAMPERED)

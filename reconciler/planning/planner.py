@@ -120,7 +120,7 @@ def _world(desired: DesiredState, observed: ObservedState, record: Record, now: 
         unheard={site.name: view.may_run for site, view in untold if site.silent},
         lost_unheard={site.name: view for site, view in untold if site.presence is Presence.LOST},
         forgotten=tuple(s.name for s, _ in untold if record.rewound and s.presence in (Presence.ABSENT, Presence.LOST)),
-        forgetful=tuple(view for _, view in listed if view.assignment is None and (view.replicas or view.ran)),
+        forgetful=tuple(view for _, view in listed if forgetful(view) or (view.assignment is None and view.ran)),
         lost=lost,
         record=record,
         mass_failure=mass_failure(
