@@ -11,6 +11,7 @@ from typing import Any
 import structlog
 
 from agent.clock import Monotonic
+from agent.consul.errors import UNAVAILABLE
 from agent.errors import TdieError
 from reconciler.board import Board
 from reconciler.edges import Edges
@@ -105,7 +106,10 @@ class Loop:
             except* HigherEpoch as group:
                 log.warning("a node knows a later leadership", error=str(group.exceptions[0]))
             except* TdieError as group:
-                self.board.trouble(_first(group))
+                error = _first(group)
+                self.board.trouble(error)
+                if isinstance(error, TdieError) and error.code == UNAVAILABLE:
+                    self.fleet.consul_was_away()
             self.board.follows()
             if self._edges.clock.now() - began > CANDIDATE[1]:
                 pause = CANDIDATE[0]  # it stood by or led for a while

@@ -53,6 +53,7 @@ class Fleet:
         self._wishes: dict[str, NodeWish] = {}
         self._wishes_known = asyncio.Event()  # no node is claimed before: one may be cordoned or drained
         self._patience_until = Monotonic(0.0)  # until then an absent catalog entry proves nothing
+        self._beats_due_until = Monotonic(0.0)  # … and neither does a critical check of a node that answers
         self._snapshot: tuple[object, ObservedState, Monotonic | None] | None = None
         self.version = 0  # grows with every observable change
 
@@ -81,6 +82,10 @@ class Fleet:
             tasks.create_task(self._watch_wishes(), name="watch what people want of nodes")
             tasks.create_task(self._ask_about_unheard(), name="ask Consul about nodes that were never heard")
 
+    def consul_was_away(self) -> None:
+        """Consul may have started again since: the checks it shows need not have had their beat yet (DESIGN §6)."""
+        self._beats_due_until = Monotonic(self._clock.now() + 2 * self._beat_ttl)
+
     async def patience_over(self) -> None:
         """Returns once whatever Consul forgot has had its time to come back."""
         while (left := self._patience_until - self._clock.now()) > 0:
@@ -107,6 +112,7 @@ class Fleet:
         """While Consul cannot be read, and for 2×TTL after, its silence about a node proves nothing."""
         now = self._clock.now()
         self._patience_until = Monotonic(now + 2 * self._beat_ttl)
+        self.consul_was_away()
         for node in self._nodes.values():
             node.catalog = node.catalog.turn(Says.UNKNOWN, now, str(error))
         self._changed("consul")
@@ -233,12 +239,10 @@ class Fleet:
             return self._snapshot[1], self._snapshot[2]
         nodes: dict[str, NodeView] = {}
         moments: list[Monotonic] = []
-        patient = now < self._patience_until
-        if patient:
-            moments.append(self._patience_until)
+        moments += [moment for moment in (self._patience_until, self._beats_due_until) if now < moment]
         for name in sorted(names | self._nodes.keys()):
             node = self._node(name, now)
-            found = self._finding(node, now, lost_after, patient)
+            found = self._finding(node, now, lost_after)
             if found.look_again_at is not None:
                 moments.append(found.look_again_at)
             nodes[name] = self._viewed(node, found, name)
@@ -254,9 +258,10 @@ class Fleet:
         found = [self._nodes.get(name) for name in listed]
         return all(node is not None and node.told and node.catalog.says is Says.UP for node in found)
 
-    def _finding(self, node: Followed, now: Monotonic, lost_after: float, patient: bool) -> Finding:
+    def _finding(self, node: Followed, now: Monotonic, lost_after: float) -> Finding:
         catalog = consul_says(node.catalog, node.name) if node.poll.says is Says.DOWN else node.catalog
-        return presence(node.joined or patient, catalog, node.poll, now, lost_after, node.own)
+        joined, beats_due = node.joined or now < self._patience_until, now < self._beats_due_until
+        return presence(joined, catalog, node.poll, now, lost_after, node.own, beats_due=beats_due)
 
     def _viewed(self, node: Followed, found: Finding, name: str) -> NodeView:
         """The node's view with its presence; the same object when nothing about it changed."""

@@ -54,14 +54,22 @@ class Finding:
 
 
 def presence(
-    joined: bool, catalog: Witness, poll: Witness, now: Monotonic, lost_after: float, own: Witness | None = None
+    joined: bool,
+    catalog: Witness,
+    poll: Witness,
+    now: Monotonic,
+    lost_after: float,
+    own: Witness | None = None,
+    *,
+    beats_due: bool = False,
 ) -> Finding:
     """Conclude from both witnesses. Only their agreement for `lost_after` seconds makes a node LOST.
 
     `joined` is False when no agent of that name ever registered, as far as anybody can know. `own` is what a node that answers
     says of its own way to Consul: while the Consul agent on its machine is cut off, the catalog goes on showing it as it was.
+    `beats_due`: Consul was away a moment ago; that it misses a node which answers may mean only that no beat has come yet.
     """
-    if poll.says is Says.UP and catalog.says is not Says.DOWN:
+    if poll.says is Says.UP and (beats_due or catalog.says is not Says.DOWN):
         if own is None or own.says is not Says.DOWN:
             return Finding(Presence.ALIVE, poll.since)
         cut_off_at = Monotonic(own.since + lost_after)

@@ -106,3 +106,24 @@ def test_consul_shows_nothing_of_a_node_before_it_says_that_it_shows_all() -> No
         return shown
 
     assert virtual.run(story()) == "a: web.0 web@1.0.0\nb: web.1 web@1.0.0\nc: web.2 web@1.0.0"
+
+
+def test_after_a_restart_of_consul_a_node_that_answers_is_not_missed_for_want_of_a_beat() -> None:
+    """A Consul that starts again shows every check as critical until its node beats (DESIGN §6)."""
+
+    async def story(world: World, seen: Callable[[], NodeView]) -> tuple[set[Presence], bool]:
+        world.servers.vanish(True)
+        await asyncio.sleep(3.0)
+        world.store.update_check(keys.agent_check_id(CLUSTER, "a"), "critical", "not heard since Consul started")
+        world.pause_agent("a", True)  # its beat is long in coming
+        world.servers.vanish(False)
+        found = set()
+        for _ in range(20):
+            await asyncio.sleep(0.1)
+            found.add(seen().presence)
+        missed = world.store.checks[keys.agent_check_id(CLUSTER, "a")].status == "critical"
+        world.pause_agent("a", False)
+        await world.until(lambda: world.store.checks[keys.agent_check_id(CLUSTER, "a")].status == "passing", 30.0)
+        return found, missed
+
+    assert of_one_node(story) == ({Presence.ALIVE, Presence.JOINING}, True)  # it is claimed anew

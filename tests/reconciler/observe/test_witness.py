@@ -86,6 +86,26 @@ def test_a_node_that_answers_knows_whether_it_reaches_consul(
     assert (found.presence, found.look_again_at) == (expected, again)
 
 
+@pytest.mark.parametrize(
+    ("catalog", "poll", "own", "expected"),
+    [
+        (DOWN, UP, UP, Presence.ALIVE),  # its beat is still to come
+        (DOWN, UP, DOWN, Presence.UNREACHABLE),  # it says itself that it does not get there
+        (UP, UP, UP, Presence.ALIVE),
+        (DOWN, DOWN, UP, Presence.LOST),  # both miss it: its machine may have been the one that took Consul away
+        (UP, DOWN, UP, Presence.UNREACHABLE),
+        (UNKNOWN, DOWN, UP, Presence.UNREACHABLE),
+        (DOWN, UNKNOWN, UP, Presence.JOINING),
+    ],
+)
+def test_after_consul_was_away_what_it_misses_counts_only_for_a_node_that_is_silent(
+    catalog: Says, poll: Says, own: Says, expected: Presence
+) -> None:
+    words = witness(catalog), witness(poll)
+    found = presence(True, *words, Monotonic(15.0), LOST_AFTER, witness(own), beats_due=True)
+    assert found.presence is expected
+
+
 def test_what_a_silent_node_said_of_itself_counts_no_more() -> None:
     found = presence(True, witness(UP), witness(DOWN), Monotonic(100.0), LOST_AFTER, witness(DOWN))
     assert (found.presence, found.detail) == (Presence.UNREACHABLE, "down")
