@@ -62,6 +62,12 @@ class Sighting:
         return entry is not None and row is not None and row.healthy and _shows(entry, row)
 
     @property
+    def promising(self) -> bool:
+        """Healthy, or starting: it may work before anything that is started in its place does."""
+        starts = self.row is not None and self.row.state is ReplicaState.STARTING
+        return self.healthy or (starts and self.reported)
+
+    @property
     def reported(self) -> bool:
         """Whether the node's report shows what it was told."""
         return self.entry is not None and self.row is not None and _shows(self.entry, self.row)

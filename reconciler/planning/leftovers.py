@@ -91,9 +91,9 @@ def _keep_until_taken_over(world: World, spec: InstanceSpec, step: Step, home: S
     leased = other.entry is not None and other.entry.policy.lease != "none"
     if leased and not world.view(home.node).confirmed:
         step.held(HoldReason.TARGET_STARTING, f"{home.node} has not said yet that it takes {home.replica} over", where)
-    elif other.healthy and silent:
+    elif other.promising and silent:
         step.held(HoldReason.TARGET_STARTING, f"{home.replica} runs on {home.node}, which does not answer", where)
-    elif other.healthy and not home.healthy and not leased and spec.policy.lease == "none":
+    elif other.promising and not home.healthy and not leased and spec.policy.lease == "none":
         error = f": {home.row.last_error}" if home.row is not None and home.row.last_error else ""
         step.held(HoldReason.TARGET_STARTING, f"{home.replica} is not healthy on {home.node} yet{error}", where)
     else:

@@ -380,6 +380,9 @@ class Story:
             Monotonic(self.now),
         )
 
+    def do_start(self, rest: str) -> None:
+        self._row(rest, state=ReplicaState.STARTING, healthy=False)
+
     def do_stop(self, rest: str) -> None:
         self._row(rest, state=ReplicaState.STOPPED, healthy=False)
 
