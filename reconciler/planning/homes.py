@@ -18,7 +18,8 @@ def wanted_replicas(world: World, spec: InstanceSpec) -> dict[str, str]:
     held = world.fleet.of(spec.name)
     wanted = {}
     for site in world.fleet.sites.values():
-        if site.presence in (Presence.LOST, Presence.ABSENT) or leave_fault(site, spec.placement.where):
+        unknown = site.presence is Presence.ABSENT and site.name not in world.forgotten  # it may never have been there
+        if site.presence is Presence.LOST or unknown or leave_fault(site, spec.placement.where):
             continue
         for n in range(spec.per_node):
             name = f"{spec.name}.{site.name}.{n}"

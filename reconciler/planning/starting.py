@@ -28,7 +28,7 @@ def start(
     elif not node:
         node = seats.take()
         fault = "" if node else seats.why_none()
-    elif not world.fleet.sites[node].silent:
+    elif not world.fleet.sites[node].silent and node not in world.forgotten:
         fault = _no_room(world, spec, node)
     cause, reason = _why_start(world, spec, name, node, lost)
     row = there.replicas.get(name) if there is not None and there.name == node else None
@@ -45,6 +45,8 @@ def start(
         step.held(HoldReason.NO_PLACE, fault)
     elif spec.per_node is not None and world.fleet.sites[node].silent:
         hold_silent(world, step, (node,))
+    elif node in world.forgotten:
+        held_by_forgotten(world, step)
     elif spec.per_node is not None or not (
         held_by_unheard(world, spec, step) or (lost is None and held_by_forgotten(world, step))
     ):

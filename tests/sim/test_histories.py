@@ -39,6 +39,7 @@ REGRESSIONS = {
     FAILSAFE + 2532: "what had only been ordered on a node that forgot everything was taken for what ran there",
     23949: "what a wiped machine had run counted as new, and one too many was taken away elsewhere",
     22405: "an order that came 24 s after it was sent was obeyed, when as many as may be were away already",
+    FAILSAFE + 8572: "what a node that Consul had forgotten has to run for itself did not count as missed",
     2539: "what came back starting was stopped while what runs in its place was not well either",
 }
 """Histories that once broke a promise, and what was wrong."""
