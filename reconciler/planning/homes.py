@@ -16,9 +16,9 @@ def wanted_replicas(world: World, spec: InstanceSpec) -> dict[str, str]:
     if spec.per_node is None:
         return {f"{spec.name}.{n}": "" for n in range(spec.replicas or 0)}
     held = world.fleet.of(spec.name)
-    wanted = {}
+    wanted, forgotten = {}, frozenset(world.forgotten)
     for site in world.fleet.sites.values():
-        unknown = site.presence is Presence.ABSENT and site.name not in world.forgotten  # it may never have been there
+        unknown = site.presence is Presence.ABSENT and site.name not in forgotten  # it may never have been there
         if site.presence is Presence.LOST or unknown or leave_fault(site, spec.placement.where):
             continue
         for n in range(spec.per_node):

@@ -19,9 +19,13 @@ def held_by_unheard(world: World, spec: InstanceSpec, step: Step) -> bool:
 
 def held_by_forgotten(world: World, step: Step) -> bool:
     if world.forgotten:
-        detail = f"{listed(world.forgotten)} may run it and did not come back since Consul lost its data"
-        step.held(HoldReason.NODE_FORGOTTEN, f"{detail}: `tdie apply --confirm-lost` if gone for good", world.forgotten)
+        hold_forgotten(step, world.forgotten)
     return bool(world.forgotten)
+
+
+def hold_forgotten(step: Step, nodes: tuple[str, ...]) -> None:
+    detail = f"{listed(nodes)} may run it and did not come back since Consul lost its data"
+    step.held(HoldReason.NODE_FORGOTTEN, f"{detail}: `tdie apply --confirm-lost` if gone for good", nodes)
 
 
 def hold_silent(world: World, step: Step, nodes: tuple[str, ...]) -> None:

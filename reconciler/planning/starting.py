@@ -11,7 +11,7 @@ from reconciler.planning.cases import Case, Step, World, make_change, make_order
 from reconciler.planning.fleet import Sighting
 from reconciler.planning.homes import is_leased, names_of, old_name, wanted_replicas
 from reconciler.planning.place import Seats, port_taken
-from reconciler.planning.silence import held_by_forgotten, held_by_unheard, hold_silent
+from reconciler.planning.silence import held_by_forgotten, held_by_unheard, hold_forgotten, hold_silent
 
 _ORDER = {"runs there already": 0, "stopped there": 1, "ran there": 2}
 
@@ -28,7 +28,7 @@ def start(
     elif not node:
         node = seats.take()
         fault = "" if node else seats.why_none()
-    elif not world.fleet.sites[node].silent and node not in world.forgotten:
+    elif not world.fleet.sites[node].silent and world.presence(node) is not Presence.ABSENT:
         fault = _no_room(world, spec, node)
     cause, reason = _why_start(world, spec, name, node, lost)
     row = there.replicas.get(name) if there is not None and there.name == node else None
@@ -45,8 +45,8 @@ def start(
         step.held(HoldReason.NO_PLACE, fault)
     elif spec.per_node is not None and world.fleet.sites[node].silent:
         hold_silent(world, step, (node,))
-    elif node in world.forgotten:
-        held_by_forgotten(world, step)
+    elif spec.per_node is not None and world.presence(node) is Presence.ABSENT:  # wanted there as it may run it
+        hold_forgotten(step, (node,))
     elif spec.per_node is not None or not (
         held_by_unheard(world, spec, step) or (lost is None and held_by_forgotten(world, step))
     ):
