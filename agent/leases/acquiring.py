@@ -25,6 +25,7 @@ from agent.leases.world import World
 from agent.wire import NOT_AGREED, NOT_ELIGIBLE, LeaseStatus
 
 AGAIN = 1.0  # seconds between looks at what stands in the way
+AT_ONCE = 5  # locks that were refused to this node and are asked for so often; of more, each more seldom
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,6 +87,11 @@ class Acquiring:
         self._free_since = 0.0  # … and when
         # Who may take the lock by what was read there last, perhaps before Consul was wiped.
         self._eligible: Mapping[str, str] = {}
+
+    @property
+    def refused(self) -> bool:
+        """The lock is nobody's, Consul does not give it yet, and it is left alone for the moment."""
+        return self._try_at > self._world.clock.now()
 
     @property
     def locked(self) -> bool:
@@ -150,8 +156,18 @@ class Acquiring:
         if taken:
             return None
         self._tried = None
-        self._try_at = world.clock.now() + AGAIN * world.uniform(0.8, 1.2)
+        self._try_at = self._again(world.clock.now(), ready_at)
         return Hindrance(LeaseStatus(state="waiting", code=WAITING_LOCK_DELAY, until=ready_at), None)
+
+    def _again(self, now: float, ready_at: float) -> float:
+        """When it is asked for again.
+
+        A node whose session ended with many leases waits for all of them at the same time, and may be one of many such nodes.
+        Nothing is lost: nothing starts before `ready_at`, and by then Consul gives it.
+        """
+        jitter = self._world.uniform(0.8, 1.2)
+        spread = (self._world.refused() + 1) / AT_ONCE * AGAIN
+        return max(now + AGAIN * jitter, min(now + spread * jitter, ready_at))
 
     def _note_free(self, entry: KeyValue | None, seen: float) -> None:
         sight = (entry.lock_index, entry.modify_index) if entry else (0, 0)

@@ -207,6 +207,9 @@ class Leases:
         order = self._orders().get(replica)
         return order is not None and order.policy.lease == "failsafe"
 
+    def refused(self) -> int:
+        return sum(tender.refused for tender in self._tenders.values())
+
     async def members(self) -> Mapping[str, str]:
         """Asked once a renewal. A node that Consul has just lost sight of still counts: it may be cut off, and alive."""
         now = (self.session.generation, self.session.renewals)

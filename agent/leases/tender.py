@@ -64,6 +64,11 @@ class Tender:
         """Whether it is not known yet who gets the lock."""
         return self._acquiring.trying
 
+    @property
+    def refused(self) -> bool:
+        """Whether Consul does not give the lock yet, although it is nobody's."""
+        return self._acquiring.refused
+
     def status(self) -> LeaseStatus:
         """For the report: nothing in it changes by itself while all is well."""
         token, row = self.token, self._world.row(self._replica)

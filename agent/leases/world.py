@@ -52,6 +52,10 @@ class World(Protocol):
         """Whether it is ordered here, and may outlive the session by agreement."""
         ...
 
+    def refused(self) -> int:
+        """How many locks are nobody's and yet not given to this node, and are left alone for the moment."""
+        ...
+
     async def members(self) -> Mapping[str, str]:
         """All nodes of the cluster that Consul knows of, this one among them, with the addresses of their APIs."""
         ...

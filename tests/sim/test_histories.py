@@ -40,6 +40,7 @@ REGRESSIONS = {
     23949: "what a wiped machine had run counted as new, and one too many was taken away elsewhere",
     22405: "an order that came 24 s after it was sent was obeyed, when as many as may be were away already",
     FAILSAFE + 8572: "what a node that Consul had forgotten has to run for itself did not count as missed",
+    FAILSAFE + 9928: "a node asked Consul every second for each of many locks that it could not have yet",
     2539: "what came back starting was stopped while what runs in its place was not well either",
 }
 """Histories that once broke a promise, and what was wrong."""

@@ -258,6 +258,35 @@ def test_a_lock_that_is_refused_is_tried_once_a_second_whatever_else_moves() -> 
     story(body)
 
 
+def test_locks_that_are_refused_to_one_node_are_asked_for_in_turn() -> None:
+    """A session that ends with many leases does not make its node ask Consul for each of them every second; none is late for it."""
+
+    async def body(fleet: Fleet) -> None:
+        names = ("one.0", *(f"many.{index}" for index in range(49)))
+        fleet.start("a")
+        await fleet.order("a", *names)
+        await fleet.until(lambda: all(fleet.lease("a", name).state == "held" for name in names))
+        consul, tries = fleet.consuls["a"], list[float]()
+        acquire = consul.acquire
+
+        async def counted(key: str, value: bytes, session: str) -> bool:
+            taken = await acquire(key, value, session)
+            if not taken:
+                tries.append(fleet.clock.now())
+            return taken
+
+        consul.acquire = counted  # type: ignore[method-assign]  # nothing else tells how often it is asked
+        fleet.store.destroy_session(fleet.store.entries[keys.lease("c", "one.0")].session)
+        await fleet.until(lambda: all(fleet.lease("a", name).code == "WAITING_LOCK_DELAY" for name in names))
+        began = fleet.clock.now()
+        await asyncio.sleep(D - 5)
+        assert len([at for at in tries if at > began]) <= 5 * (D - 5) * 1.2
+        await fleet.until(lambda: all(fleet.lease("a", name).state == "held" for name in names))
+        assert fleet.clock.now() - began <= D + 1
+
+    story(body)
+
+
 def test_a_node_cut_off_is_fenced_at_its_own_deadline_and_another_starts_after_2t_and_d() -> None:
     async def body(fleet: Fleet) -> None:
         await fleet.begin("a", "b")
