@@ -54,8 +54,8 @@ class Orders:
         """The agent there lost its ledger: it does not know any more what it accepted."""
         self.truth.note("forgot", node)
         for replica in self._sent.get(node, ()):
-            row = self.truth.row(node, replica)
-            if row is None:  # it was on its way there, which nobody knows any more
+            ran = self.truth.row(node, replica) is not None or (node, replica) in self.truth.well_until
+            if not ran:  # it was on its way there, which nobody knows any more
                 self.truth.known.discard(replica)
         self.truth.assigned.pop(node, None)
         self.truth.forgot[node] = 0
