@@ -25,7 +25,7 @@ from agent.leases.world import World
 from agent.wire import NOT_AGREED, NOT_ELIGIBLE, LeaseStatus
 
 AGAIN = 1.0  # seconds between looks at what stands in the way
-AT_ONCE = 5  # locks that were refused to this node and are asked for so often; of more, each more seldom
+PER_SECOND = 5  # locks refused to this node are asked for, all together; of so few, each every `AGAIN`
 
 
 @dataclass(frozen=True, slots=True)
@@ -166,7 +166,7 @@ class Acquiring:
         Nothing is lost: nothing starts before `ready_at`, and by then Consul gives it.
         """
         jitter = self._world.uniform(0.8, 1.2)
-        spread = (self._world.refused() + 1) / AT_ONCE * AGAIN
+        spread = (self._world.refused() + 1) / PER_SECOND
         return max(now + AGAIN * jitter, min(now + spread * jitter, ready_at))
 
     def _note_free(self, entry: KeyValue | None, seen: float) -> None:
