@@ -20,6 +20,7 @@ from agent.keeper.loop import READ, Loop
 from agent.keeper.protocol import HostOrder
 
 LONGEST_PAUSE = 5.0
+AT_ONCE = 1000  # launches in one message to a zygote, which reads none while it starts: few hundred messages have room
 
 
 def start_cold(order: HostOrder, request: Mapping[str, object], descriptors: Mapping[str, int]) -> int:
@@ -52,6 +53,7 @@ class Launcher:
         """`began(pid)` is called for each zygote before it forks anything."""
         self._loop, self._failed, self._began = loop, failed, began
         self._socket: socket.socket | None = None
+        self._former: tuple[int, socket.socket | None] | None = None  # of the image before us, until there is another
         self._pause = 0.0
         self._started = 0.0
         self._stopping = False
@@ -82,26 +84,28 @@ class Launcher:
         self.generation += 1
         self._started = linux.now()
         self._connect(ours)
-        for launch in sorted(self.guarded):
-            self._tell({"guard": launch})
+        guarded = sorted(self.guarded)
+        for first in range(0, len(guarded), AT_ONCE):
+            self._tell({"guards": guarded[first : first + AT_ONCE]})
+        if self._former is not None:
+            os.kill(self._former[0], signal.SIGKILL)  # our own child, not reaped yet
 
     def hand_over(self) -> KeptZygote:
         """The zygote and what it was told."""
-        descriptor = None if self._socket is None else self._socket.fileno()
-        return KeptZygote(self.pid, descriptor, self.generation, tuple(sorted(self.guarded)))
+        pid, held = self._former if self.pid is None and self._former is not None else (self.pid, self._socket)
+        descriptor = None if held is None else held.fileno()
+        return KeptZygote(pid, descriptor, self.generation, tuple(sorted(self.guarded)))
 
     def resume(self, kept: KeptZygote) -> None:
         """The zygote of the image before us forks nothing any more: one with our code takes its place.
 
-        It is held until it is reaped: left alone it would take the keeper for gone, and end what is guarded.
+        It ends once the next one was told what to guard, so that there is always one that ends this when we are gone. It is held
+        until it is reaped: left alone it would take the keeper for gone.
         """
-        self.pid, self.generation, self.guarded = kept.pid, kept.generation, set(kept.guarded)
-        if kept.descriptor is not None:
-            self._connect(socket.socket(fileno=kept.descriptor))
-        if self.pid is None:
-            self._loop.soon(self.start)
-        else:
-            self.replace()
+        self.generation, self.guarded = kept.generation, set(kept.guarded)
+        if kept.pid is not None:
+            self._former = kept.pid, None if kept.descriptor is None else socket.socket(fileno=kept.descriptor)
+        self._loop.soon(self.start)
 
     def _connect(self, ours: socket.socket) -> None:
         ours.setblocking(False)
@@ -120,10 +124,11 @@ class Launcher:
 
     def _tell(self, said: Mapping[str, object]) -> None:
         """A zygote that cannot be told now is replaced: the next one is told everything at its start."""
-        if self._socket is None:
+        told = self._former[1] if self._socket is None and self._former is not None else self._socket
+        if told is None:
             return
         try:
-            self._socket.send(json.dumps(said).encode())
+            told.send(json.dumps(said).encode())
         except OSError:
             self.replace()
 
@@ -144,6 +149,8 @@ class Launcher:
 
     def reaped(self, pid: int) -> bool:
         """Whether this ended child was the zygote; then a new one is on its way."""
+        if self._former is not None and pid == self._former[0]:
+            self._forget_former()
         if pid != self.pid:
             return False
         self.pid = None
@@ -155,6 +162,12 @@ class Launcher:
         """The zygote ends by itself because nobody talks to it any more."""
         self._stopping = True
         self._disconnect()
+        self._forget_former()
+
+    def _forget_former(self) -> None:
+        if self._former is not None and self._former[1] is not None:
+            self._former[1].close()
+        self._former = None
 
     def _again(self) -> None:
         brief = linux.now() - self._started < 1.0

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import json
 import os
 import signal
 import socket
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 from agent.keeper import linux
 from agent.zygote import holes, hot, image
@@ -44,7 +45,7 @@ def main() -> None:
     gc.disable()
     holes.fill()
     gc.freeze()  # nothing of the image is ever looked at again, so its pages stay shared
-    control.send(b'{"ready":true}')
+    _say(control, {"ready": True})
     guard = Guard()
     _serve(control, room, guard)
     guard.end()
@@ -54,6 +55,8 @@ def _serve(control: socket.socket, room: image.Room, guard: Guard) -> None:
     while True:
         try:
             data, descriptors, _flags, _address = socket.recv_fds(control, LARGEST, MOST_FDS)
+        except ConnectionResetError:
+            continue  # said once, when the keeper went without reading all of ours: what it told us before is still to come
         except OSError:
             return
         if not data:
@@ -65,9 +68,15 @@ def _serve(control: socket.socket, room: image.Room, guard: Guard) -> None:
         try:
             _fork_twice(lambda: become_host(request, held, room), control)  # noqa: B023 - called within this turn
         except OSError as error:
-            control.send(json.dumps({"launch": request["launch"], "error": error.strerror}).encode())
+            _say(control, {"launch": request["launch"], "error": error.strerror})
         for descriptor in descriptors:
             os.close(descriptor)
+
+
+def _say(control: socket.socket, said: Mapping[str, object]) -> None:
+    """A keeper that is gone hears nothing; what it told us before is to be read all the same, and says what ends with it."""
+    with contextlib.suppress(OSError):
+        control.send(json.dumps(said).encode())
 
 
 def _fork_twice(host: Callable[[], object], control: socket.socket) -> None:

@@ -22,6 +22,9 @@ class Guard:
 
     def heard(self, request: dict[str, Any]) -> bool:
         """Whether the request was about this and nothing else."""
+        if (launches := request.get("guards")) is not None:
+            self._launches.update(launches)
+            return True
         if (launch := request.get("guard")) is not None:
             self._launches.add(launch)
         elif (launch := request.get("unguard")) is not None:

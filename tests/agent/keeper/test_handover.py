@@ -103,7 +103,7 @@ def test_all_the_rest_travels() -> None:
 TRAVELS = {
     "Supervisor": {"hosts", "problems", "processes", "deadlines"},
     "Processes": {"zygote", "_waiting", "_unproven"},
-    "Launcher": {"_socket", "guarded", "pid", "generation"},
+    "Launcher": {"_socket", "_former", "guarded", "pid", "generation"},
     "Fence": {"deadline", "_agreed"},
     "Server": {"_listener", "_connections"},
     "Connection": {"channel", "_pending", "_asked"},

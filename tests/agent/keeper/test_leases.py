@@ -16,6 +16,7 @@ from agent.keeper.fence import Due, Fence, due, next_look
 from agent.keeper.hosted import Hosted
 from agent.keeper.loop import Loop
 from agent.keeper.protocol import Code, HostOrder, Lease
+from tests.agent.keeper.releases import command, release
 
 Rig = Any
 LEASE = Lease(epoch=3, index=7, grace=0.4, slack=0.2)
@@ -176,7 +177,10 @@ async def test_a_crash_after_the_deadline_is_no_reason_to_start(rig: Rig, kill: 
     assert row.pid is None
 
 
-async def test_leased_hosts_and_all_they_started_die_with_their_keeper(rig: Rig, is_alive: Any, tmp_path: Path) -> None:
+@pytest.mark.parametrize("upgraded", [False, True], ids=["", "while its zygote after an upgrade is on its way"])
+async def test_leased_hosts_and_all_they_started_die_with_their_keeper(
+    rig: Rig, is_alive: Any, upgraded: bool, tmp_path: Path
+) -> None:
     await rig.client.extend(linux.now() + 60)
     python = await rig.started(leased(rig.order("a.0")))
     free = await rig.started(rig.program("b.0", "sleep", "600"))
@@ -185,6 +189,9 @@ async def test_leased_hosts_and_all_they_started_die_with_their_keeper(rig: Rig,
     taken = await rig.started(rig.program("d.0", "sleep", "600"))  # not leased when it started
     await rig.client.adjust(leased(taken.order))
     pids = [python.pid, pid_in(tmp_path / "child"), pid_in(tmp_path / "main"), taken.pid]
+    if upgraded:
+        await rig.client.upgrade(command(release(tmp_path / "release")), "of a test")
+        assert all(map(is_alive, pids))
     await rig.kill_keeper()
     await rig.until(lambda: not any(map(is_alive, pids)), within=5.0)
     assert is_alive(free.pid)
