@@ -26,13 +26,14 @@ class Orders:
     _claimed: dict[str, tuple[str, int]] = field(default_factory=dict)  # node → controller and epoch of its last claim
     _replaced: bool = False
     _sent_at: dict[tuple[str, str, tuple[int, int]], float] = field(default_factory=dict)
-    _sent: dict[str, frozenset[str]] = field(default_factory=dict)  # node → replicas of what was sent to it last
+    _sent: dict[str, dict[str, float]] = field(default_factory=dict)  # node → replicas sent to it last → since when
     _sends: dict[str, list[float]] = field(default_factory=lambda: defaultdict(list))
     _pruned: dict[str, dict[str, float]] = field(default_factory=lambda: defaultdict(dict))  # commit → instance → when
 
     def sent(self, controller: str, node: str, assignment: Assignment) -> None:
         self._sent_at[controller, node, assignment.number] = self.truth.clock.now()
-        self._sent[node] = frozenset(order.replica for order in assignment.replicas)
+        came, now = self._sent.get(node, {}), self.truth.clock.now()
+        self._sent[node] = {order.replica: came.get(order.replica, now) for order in assignment.replicas}
         if not self.truth.world.certain(controller):
             self.truth.broken("nothing is sent without certainty", f"{controller} to {node}: {assignment.number}")
 
@@ -53,8 +54,8 @@ class Orders:
     def forgot(self, node: str) -> None:
         """The agent there lost its ledger: it does not know any more what it accepted."""
         self.truth.note("forgot", node)
-        for replica in self._sent.get(node, ()):
-            ran = self.truth.row(node, replica) is not None or (node, replica) in self.truth.well_until
+        for replica, since in self._sent.get(node, {}).items():
+            ran = self.truth.row(node, replica) is not None or self.truth.well_until.get((node, replica), -1.0) >= since
             if not ran:  # it was on its way there, which nobody knows any more
                 self.truth.known.discard(replica)
         self.truth.assigned.pop(node, None)
