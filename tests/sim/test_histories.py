@@ -42,8 +42,7 @@ REGRESSIONS = {
     FAILSAFE + 8572: "what a node that Consul had forgotten has to run for itself did not count as missed",
     FAILSAFE + 9928: "a node asked Consul every second for each of many locks that it could not have yet",
     13518: "a machine that booted and lost its ledger before it ran anything again was said never to have run it",
-    FAILSAFE
-    + 24: "what was on its way back to a node that lost its ledger was said to have run there under that order",
+    FAILSAFE + 24: "what was on its way back to a node that forgot was said to have run there under that order",
     2539: "what came back starting was stopped while what runs in its place was not well either",
 }
 """Histories that once broke a promise, and what was wrong."""
