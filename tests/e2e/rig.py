@@ -18,7 +18,7 @@ from typing import Any
 
 from tests.e2e.consuls import Consuls
 from tests.e2e.network import Network, network
-from tests.e2e.system import NODES, System, kill, system, until
+from tests.e2e.system import NODES, Status, System, kill, system, until
 from tests.e2e.witness import signal_all
 
 SERVERS = ("s1", "s2", "s3")
@@ -115,9 +115,9 @@ class Rig:
         return found
 
     def plain(self) -> dict[str, tuple[str, int, int]]:
-        """Replica without a lease → its node, pid and restarts."""
+        """Replica without a lease → its node, pid and restarts, told by a leader that has heard of every node."""
         rows: dict[str, tuple[str, int, int]] = {}
-        for row in self.made.see(lambda _: True, "somebody leads")["instances"]:
+        for row in self.made.see(well, "all is well")["instances"]:
             for one in row["replicas"] if row["name"] == "sleep" else ():
                 rows[one["name"]] = (one["node"], one["pid"], one["restarts"])
         return rows
@@ -147,6 +147,12 @@ class Rig:
         for machine in (*CONTROLLERS, *NODES):
             if machine not in self.agents and machine not in self.controllers:
                 self.start(machine)
+
+
+def well(status: Status) -> bool:
+    """Whether somebody leads, and says that every node is alive and everything runs as it should."""
+    alive = [node for node in status["nodes"] if node["presence"] == "alive"]
+    return bool(status["leading"] and status["converged"]) and len(alive) == len(NODES)
 
 
 @contextmanager

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from tests.e2e.rig import CONTROLLERS, SERVERS, Rig, rig
+from tests.e2e.rig import CONTROLLERS, SERVERS, Rig, rig, well
 from tests.e2e.system import NODES, kill, until
 from tests.e2e.witness import Beats, Ends, Life, Watched, clock, faults, witness
 
@@ -98,9 +98,7 @@ class Far(Watched):
 
     def well(self) -> bool:
         """Whether somebody leads, and says that every node is alive and everything runs as it should."""
-        status = self.made.status()
-        alive = [node for node in status["nodes"] if node["presence"] == "alive"]
-        return bool(status["leading"] and status["converged"]) and len(alive) == len(NODES)
+        return well(self.made.status())
 
     # -- Consul away for long
 
