@@ -14,7 +14,7 @@ from httpx_aiohttp import AiohttpTransport
 from pydantic import BaseModel, ValidationError
 
 from agent.correlation import HEADER, current
-from agent.errors import Denied, Invalid, Missing, Refused, TdieError, Waiting
+from agent.errors import Denied, Invalid, Late, Missing, Refused, TdieError, Waiting
 from agent.expiry import Expiry
 from agent.refusals import StaleLeader
 from agent.wire import SKEWED, Accepted, Assignment, Claim, Claimed, Report
@@ -203,7 +203,7 @@ class NodeClient:
                 method, url, params=params, content=content, headers=headers, timeout=timeout
             )
         except httpx.TimeoutException as error:
-            raise Waiting(f"{_host(url)} does not answer in time") from error
+            raise Late(f"{_host(url)} does not answer in time") from error
         except (httpx.HTTPError, httpx.InvalidURL) as error:
             raise Waiting(f"{_host(url)} cannot be reached ({type(error).__name__})") from error
         if answer.is_success:

@@ -34,6 +34,10 @@ class Waiting(TdieError):
     status = 503
 
 
+class Late(Waiting):
+    """The other side did not answer within the time it was given; what it was told may be done all the same."""
+
+
 class Denied(TdieError):
     """The other side knows us and says no; trying again with the same credentials is useless."""
 

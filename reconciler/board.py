@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from itertools import count
@@ -59,7 +59,8 @@ class Board:
         self._listeners: list[Callable[[], None]] = []
         self._said: dict[str, str] = {}
         self._resumes = ""  # the commit that an earlier leader may not have carried out wholly
-        self._unknown: dict[str, tuple[int, int]] = {}  # node → what it was sent and did not answer
+        self._unknown: dict[str, tuple[int, int]] = {}  # node → what it was sent and did not answer …
+        self._attempts: Counter[str] = Counter()  # … and how often it did not, one after the other
         self._heard = Heard()
         self.events: deque[Event] = deque(maxlen=EVENTS)
         self.term: Term | None = None
@@ -83,6 +84,7 @@ class Board:
         # What was so when it led before may not be any more.
         self.source = self.desired = self.observed = self.plan = None
         self._resumes, self._unknown, self._heard = in_force or "", {}, Heard()
+        self._attempts.clear()
         self.error = ""
         self._event("LEADING", f"leads with epoch {term.epoch}", epoch=term.epoch)
 
@@ -150,21 +152,29 @@ class Board:
         what = f"{one.node}: assignment {one.epoch}.{one.generation}"
         if one.unknown:
             self._unknown[one.node] = (one.epoch, one.generation)
-            self._once(f"send {one.node}", "STEP_UNKNOWN", f"{what} may have arrived: {one.error}", node=one.node)
+            self._attempts[one.node] += 1
+            code, attempt = "STEP_TIMEOUT" if one.late else "STEP_UNKNOWN", self._attempts[one.node]
+            detail = f"{what}, attempt {attempt}, may have arrived: {one.error}"
+            self._once(f"send {one.node}", code, detail, node=one.node, attempt=attempt)
             return
-        self._unknown.pop(one.node, None)
+        self._answered(one.node)
         if one.error:
             self._once(f"send {one.node}", "NOT_SENT", f"{one.node}: {one.error}", node=one.node)
             return
         self._said.pop(f"send {one.node}", None)
         self._event("SENT", f"{what}: {doing}" if doing else what, node=one.node)
 
+    def _answered(self, node: str) -> None:
+        """It is known what became of all that the node was sent."""
+        self._unknown.pop(node, None)
+        self._attempts.pop(node, None)
+
     def _take_up(self, observed: ObservedState, plan: Plan) -> None:
         """What was open is known: whether a node has what it did not answer, and what an earlier leader left to do."""
         for name, step in list(self._unknown.items()):
             accepted = observed.nodes[name].accepted if name in observed.nodes else None
             if accepted is not None and (accepted.epoch, accepted.generation) >= step:
-                del self._unknown[name]
+                self._answered(name)
                 self._event("STEP_DONE", f"{name}: assignment {step[0]}.{step[1]} had arrived", node=name)
         if self._resumes and not any(view.presence is Presence.JOINING for view in observed.nodes.values()):
             if plan.changes and plan.commit == self._resumes:

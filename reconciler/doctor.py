@@ -14,7 +14,7 @@ _ASKS = {
     "NOT_APPROVED": "tdie apply",
     "CANARY_WAITS": "tdie approve INSTANCE",
     "PRUNE_HELD": "tdie apply --confirm-prune",
-    "MASS_FAILURE": "tdie apply --confirm-lost",
+    "MASS_FAILURE_HOLD": "tdie apply --confirm-lost",
     "NODE_FORGOTTEN": "tdie apply --confirm-lost",
     "SELF_HEAL_OFF": "tdie apply",
 }

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from agent.client import ANSWER, NodeApi
 from agent.clock import Clock
-from agent.errors import TdieError, Waiting
+from agent.errors import Late, TdieError, Waiting
 from agent.wire import Assignment, PackageOrder
 from reconciler.execution.leadership import Term
 from reconciler.execution.locks import NodeLocks
@@ -30,6 +30,7 @@ class Sent:
     generation: int
     error: str = ""
     unknown: bool = False  # no answer came: it may have arrived
+    late: bool = False  # … not within the time that it was given
     higher_epoch: int = 0  # the node has heard of this later leadership
 
 
@@ -127,8 +128,15 @@ class Publisher:
     def _failed(self, assignment: Assignment, error: TdieError) -> Sent:
         epoch = getattr(error, "epoch", None)
         higher = epoch if isinstance(epoch, int) and epoch > assignment.epoch else 0
-        unknown = isinstance(error, Waiting)
-        return Sent(assignment.node, assignment.epoch, assignment.generation, str(error), unknown, higher)
+        return Sent(
+            assignment.node,
+            assignment.epoch,
+            assignment.generation,
+            error=str(error),
+            unknown=isinstance(error, Waiting),
+            late=isinstance(error, Late),
+            higher_epoch=higher,
+        )
 
 
 def _holders(plan: Plan, observed: ObservedState) -> Mapping[str, tuple[str, ...]]:

@@ -46,6 +46,7 @@ class HoldReason(StrEnum):
     PACKAGE_FAILED = "PACKAGE_FAILED"  # a target node cannot install it
     PACKAGE_MISSING = "PACKAGE_MISSING"  # nobody can serve it
     TOO_FEW_LEFT = "TOO_FEW_LEFT"  # maxParallel replicas are away already
+    ROLLOUT_PAUSED = "ROLLOUT_PAUSED"  # … or may be: their nodes do not answer
     SOAKING = "SOAKING"  # the last new replica is not healthy for minHealthyTime yet
     ROLLOUT_HALTED = "ROLLOUT_HALTED"  # a new replica missed healthyDeadline, or nothing moved for progressDeadline
     EARLIER_WAVE = "EARLIER_WAVE"
@@ -64,7 +65,7 @@ class HoldReason(StrEnum):
     REBALANCING = "REBALANCING"  # moves that make the fleet more even go one at a time, after everything else
     TARGET_STARTING = "TARGET_STARTING"  # a moved replica is not healthy at its new node yet
     HANDING_OVER = "HANDING_OVER"  # one of the two nodes hands over another leased replica first
-    MASS_FAILURE = "MASS_FAILURE"  # so many nodes vanished at once that nothing is moved
+    MASS_FAILURE_HOLD = "MASS_FAILURE_HOLD"  # so many nodes vanished at once that nothing is moved
 
 
 @dataclass(frozen=True, slots=True)

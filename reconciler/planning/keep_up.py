@@ -7,6 +7,7 @@ from agent.wire import ReplicaState
 from reconciler.model.desired import InstanceSpec
 from reconciler.model.plan import Cause, HoldReason, Verdict
 from reconciler.planning.cases import Case, Standing, Step, World
+from reconciler.planning.explain import listed
 from reconciler.planning.rollouts import canaries_first
 
 
@@ -44,6 +45,7 @@ def spare(world: World, case: Case) -> None:
     gone = [s for s in case.standings if not s.healthy and s.replica not in elsewhere]
     down = under_way + sum(1 for s in gone if not s.new or s.replica in going)
     down += sum(_was_there(world, step) for step in case.steps)
+    unseen = sorted({s.node for s in case.standings if not s.healthy and world.fleet.sites[s.node].silent})
     picked = 0
     for step in sorted(waiting, key=lambda step: not step.dead):
         costs = 0 if step.dead else 1
@@ -51,7 +53,7 @@ def spare(world: World, case: Case) -> None:
             picked += 1
             down += costs
         else:
-            _hold(step, away, spec, most, down)
+            _hold(step, away, spec, most, down, unseen)
 
 
 def _was_there(world: World, step: Step) -> bool:
@@ -116,7 +118,7 @@ def _halt(case: Case, waiting: list[Step], broken: list[Standing], idle: str = "
         step.held(HoldReason.ROLLOUT_HALTED, detail, tuple(s.replica for s in broken))
 
 
-def _hold(step: Step, away: list[Standing], spec: InstanceSpec, most: int, down: int) -> None:
+def _hold(step: Step, away: list[Standing], spec: InstanceSpec, most: int, down: int, unseen: list[str]) -> None:
     names = tuple(s.replica for s in away)
     soaking = [s for s in away if s.healthy and s.row is not None]
     if away and len(soaking) == len(away):
@@ -125,5 +127,9 @@ def _hold(step: Step, away: list[Standing], spec: InstanceSpec, most: int, down:
         step.held(HoldReason.SOAKING, detail, names, until)
     else:
         count = max(down, len(away))
-        at_most = f"at most {most} of {step.change.instance} may be away"
-        step.held(HoldReason.TOO_FEW_LEFT, f"{at_most}, {count} {'is' if count == 1 else 'are'}", names)
+        detail = f"at most {most} of {step.change.instance} may be away, {count} {'is' if count == 1 else 'are'}"
+        if unseen:
+            quiet = f"{listed(unseen)} {'does' if len(unseen) == 1 else 'do'} not answer"
+            step.held(HoldReason.ROLLOUT_PAUSED, f"{detail}: {quiet}", tuple(unseen))
+        else:
+            step.held(HoldReason.TOO_FEW_LEFT, detail, names)

@@ -33,7 +33,7 @@ _STANDING = frozenset(
         HoldReason.NODE_SILENT, HoldReason.NODE_FORGOTTEN, HoldReason.NODE_LOCKED, HoldReason.NO_PLACE, HoldReason.PACKAGE_FAILED,
         HoldReason.PACKAGE_MISSING, HoldReason.ROLLOUT_HALTED, HoldReason.PRUNE_HELD, HoldReason.PRUNE_OFF,
         HoldReason.SUSPENDED, HoldReason.NOT_APPROVED, HoldReason.DRY_RUN, HoldReason.WINDOW_CLOSED,
-        HoldReason.SELF_HEAL_OFF, HoldReason.WAITING_LEASE, HoldReason.CANARY_WAITS, HoldReason.MASS_FAILURE,
+        HoldReason.SELF_HEAL_OFF, HoldReason.WAITING_LEASE, HoldReason.CANARY_WAITS, HoldReason.MASS_FAILURE_HOLD,
     }
 )  # fmt: skip
 

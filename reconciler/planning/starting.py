@@ -81,7 +81,7 @@ def _held_by_mass_failure(world: World, spec: InstanceSpec, step: Step, lost: Si
         return False
     detail, until = found.why_wait(lost.node if lost is not None else world.shown_on_lost(*names), world.now)
     if detail:
-        step.held(HoldReason.MASS_FAILURE, detail, found.nodes, until)
+        step.held(HoldReason.MASS_FAILURE_HOLD, detail, found.nodes, until)
     return bool(detail)
 
 

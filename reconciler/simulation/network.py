@@ -11,7 +11,7 @@ from typing import Protocol, TypeVar
 
 from agent.client import ANSWER
 from agent.clock import Clock, Monotonic
-from agent.errors import Waiting
+from agent.errors import Late, Waiting
 from agent.expiry import Expiry
 from agent.leases.peers import Ack, Ask
 from agent.node import Agent
@@ -169,7 +169,7 @@ class SimNodes:
         exchange.add_done_callback(_looked_at)
         await asyncio.wait({exchange}, timeout=ANSWER)
         if not exchange.done():
-            raise Waiting(f"{api} does not answer in time")
+            raise Late(f"{api} does not answer in time")
         return exchange.result()
 
     async def _exchange(self, node: Node, work: Callable[[Agent], Awaitable[T]], lossy: float) -> T:
@@ -206,7 +206,7 @@ class SimNodes:
                 raise Waiting(f"{api} went away")
             return answer.result()
         except TimeoutError as error:
-            raise Waiting(f"{api} does not answer in time") from error
+            raise Late(f"{api} does not answer in time") from error
         finally:
             answer.cancel()
 

@@ -187,7 +187,7 @@ async def _watch(world: World, teller: _Teller, nodes: tuple[str, ...]) -> None:
 def _all_held(plan: Plan | None) -> str:
     """What keeps everything waiting, if there is such a thing."""
     holds = plan.holds if plan is not None else ()
-    return next((f"MASS_FAILURE {hold.detail}" for hold in holds if hold.reason == "MASS_FAILURE"), "")
+    return next((f"MASS_FAILURE_HOLD {hold.detail}" for hold in holds if hold.reason == "MASS_FAILURE_HOLD"), "")
 
 
 async def _rest(world: World, teller: _Teller, limit: float) -> None:

@@ -90,11 +90,11 @@ def test_many_machines_lost_at_once_move_only_when_a_person_says_so_and_one_at_a
 
         def held(status: Status) -> bool:
             lost = {node["name"] for node in status["nodes"] if node["presence"] == "lost"}
-            return lost == set(victims) and "MASS_FAILURE" in json.dumps(status["changes"])
+            return lost == set(victims) and "MASS_FAILURE_HOLD" in json.dumps(status["changes"])
 
         made.see(held, "both are lost, and nothing moves")
         shown = made.asked("plan").stdout
-        assert "MASS_FAILURE: 2 of 3 nodes lost together" in shown, shown
+        assert "MASS_FAILURE_HOLD: 2 of 3 nodes lost together" in shown, shown
         assert "tdie apply --confirm-lost" in shown, shown
         assert made.asked("apply", "--yes").returncode == 0  # to say yes to the plan is not to say that they are gone
         of_two = {name for name, row in before.items() if row["node"] in victims and not name.startswith("each.")}

@@ -127,7 +127,14 @@ def test_a_new_leader_says_what_it_goes_on_with_before_it_sends_anything() -> No
     assert left in ([1], [2], [3])
 
 
-def test_what_was_sent_and_not_answered_is_unknown_until_the_node_tells_that_it_has_it() -> None:
+def steps_of(stage: Stage) -> list[tuple[str, str]]:
+    """What the controller tells of what it sent for the second commit."""
+    events = stage.world.controllers["one"].loop.board.events
+    words = [(event.code, event.detail) for event in events if event.code.startswith(("STEP", "SENT", "NOT_SENT"))]
+    return words[1:]
+
+
+def test_what_was_not_answered_in_time_may_have_arrived_until_the_node_tells_that_it_has_it() -> None:
     async def story() -> tuple[list[tuple[str, str]], str]:
         stage = await begun()
         stage.world.mute("a")
@@ -135,17 +142,48 @@ def test_what_was_sent_and_not_answered_is_unknown_until_the_node_tells_that_it_
         await asyncio.sleep(30.0)
         stage.world.heal("a")
         await stage.do(0, "settle")
-        events, shown = stage.world.controllers["one"].loop.board.events, await stage.do(0, "show")
+        words, shown = steps_of(stage), await stage.do(0, "show")
         await stage.world.close()
-        words = [(event.code, event.detail) for event in events if event.code.startswith(("STEP", "SENT", "NOT_SENT"))]
-        return words[1:], shown
+        return words, shown
 
     words, shown = virtual.run(story())
-    assert [code for code, _ in words] == ["STEP_UNKNOWN", "STEP_DONE", "SENT"]
-    assert words[0][1].startswith("a: assignment 1.2 may have arrived: UNREACHABLE")
+    assert [code for code, _ in words] == ["STEP_TIMEOUT", "STEP_DONE", "SENT"]
+    assert words[0][1].startswith("a: assignment 1.2, attempt 1, may have arrived: UNREACHABLE")
     assert words[1][1] == "a: assignment 1.2 had arrived"
     assert words[2][1] == "a: assignment 1.3: replace web.0"  # 1.2 fetched the package
     assert shown == "a: web.0 web@1.1.0"
+
+
+def test_an_answer_that_is_lost_leaves_a_step_unknown_until_the_node_tells_that_it_has_it() -> None:
+    async def story() -> list[tuple[str, str]]:
+        stage = await begun()
+        stage.world.lossy = 1.0
+        await stage.do(0, "commit web@1.1 on 1")
+        await stage.do(0, "settle")
+        words = steps_of(stage)
+        await stage.world.close()
+        return words
+
+    words = virtual.run(story())
+    assert [code for code, _ in words] == ["STEP_UNKNOWN", "STEP_DONE"] * 2  # to fetch, and to replace
+    assert [detail.split(", ")[1].split()[1] for _, detail in words[::2]] == ["1", "1"], "what was answered counts anew"
+
+
+def test_attempts_that_a_slow_node_does_not_answer_are_counted() -> None:
+    async def story() -> list[int]:
+        stage = await begun()
+        stage.world.slow("a", 60.0)
+        await stage.do(0, "commit web@1.1 on 1")
+        await asyncio.sleep(600.0)
+        stage.world.heal("a")
+        await stage.do(0, "settle")
+        events = stage.world.controllers["one"].loop.board.events
+        await stage.world.close()
+        return [event.fields["attempt"] for event in events if event.code == "STEP_TIMEOUT"]
+
+    attempts = virtual.run(story())
+    assert len(attempts) > 1
+    assert attempts == list(range(1, len(attempts) + 1))
 
 
 async def said_of(*lines: str) -> list[str]:
