@@ -486,10 +486,10 @@ def one_witness_is_enough(patch: Patch) -> None:
     """A node is lost as soon as we cannot reach it, whatever Consul says."""
     both = witness.presence
 
-    def one(joined: Any, catalog: Any, poll: Any, now: Any, lost_after: Any, own: Any) -> Finding:
+    def one(joined: Any, catalog: Any, poll: Any, now: Any, lost_after: Any, *own: Any, beats_due: bool) -> Finding:
         if joined and poll.says is Says.DOWN and now - poll.since >= lost_after:
             return Finding(Presence.LOST, poll.since, poll.detail)
-        return both(joined, catalog, poll, now, lost_after, own)
+        return both(joined, catalog, poll, now, lost_after, *own, beats_due=beats_due)
 
     patch.setattr(observed_fleet, "presence", one)
 
@@ -501,7 +501,9 @@ def nobody_waits_for_a_lost_node(patch: Patch) -> None:
     patch.setattr(
         observed_fleet,
         "presence",
-        lambda joined, catalog, poll, now, _, own: both(joined, catalog, poll, now, 0.0, own),
+        lambda joined, catalog, poll, now, _, *own, beats_due: both(
+            joined, catalog, poll, now, 0.0, *own, beats_due=beats_due
+        ),
     )
 
 
@@ -637,7 +639,9 @@ def nothing_counts_as_used(patch: Patch) -> None:
 def retention_does_not_ask(patch: Patch) -> None:
     """The retention policy counts versions only."""
     collectable = retention.collectable
-    patch.setattr(disk, "collectable", lambda installed, _used, keep: collectable(installed, (), keep))
+    patch.setattr(
+        disk, "collectable", lambda installed, _used, keep, **known: collectable(installed, (), keep, **known)
+    )
 
 
 @breaking("no secret in Consul")
